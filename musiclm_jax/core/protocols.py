@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seams between folders: what a trainable is, what metrics are."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+Batch = Mapping[str, jax.Array]
+Variables = Mapping[str, Any]
+
+
+class Mean(NamedTuple):
+  """A metric as sum and weight, so that batches and hosts average exactly."""
+
+  total: Any
+  count: Any
+
+  def merge(self, other: "Mean") -> "Mean":
+    return Mean(self.total + other.total, self.count + other.count)
+
+
+class LossOutput(NamedTuple):
+  """What `Trainable.loss` returns beside the loss.
+
+  Attributes:
+    state: updated non-parameter collections (codebooks, statistics).
+    metrics: by name, `Mean`s.
+  """
+
+  state: Mapping[str, Any]
+  metrics: Mapping[str, Mean]
+
+
+@runtime_checkable
+class Trainable(Protocol):
+  """A network with its loss; knows neither devices, data nor optimizers.
+
+  A trainable may also define
+  `gradients(variables, batch, key, step) -> (grads, LossOutput)` where one
+  loss does not fit all parameters (a GAN); `grads` has the tree of
+  `variables['params']`. The loop then calls it in place of `jax.grad(loss)`.
+  """
+
+  def input_shapes(self, batch_size: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Features the loss reads, with shapes and dtypes."""
+
+  def init(self, key: jax.Array, batch: Batch) -> Variables:
+    """Fresh variables: 'params' and perhaps other collections.
+
+    Leaves are boxed with logical axis names (`partitioning/axes.py`).
+    """
+
+  def loss(
+    self,
+    variables: Variables,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    train: bool,
+  ) -> tuple[jax.Array, LossOutput]:
+    """Mean loss of a batch (float32 scalar), new state and metrics."""

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residual vector quantization with fixed codebooks, in numpy.
+
+Training-time quantizers (EMA, dead codes) are in `layers/quantize.py`; this is
+for frozen codebooks on the host: MuLan tokens of a crop.
+"""
+
+import numpy as np
+
+
+def encode(vectors: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+  """Nearest code per level, each on the residual of those before.
+
+  Args:
+    vectors: float32 `[..., code_dim]`.
+    codebooks: float32 `[codebooks, codebook_size, code_dim]`.
+
+  Returns:
+    int32 `[..., codebooks]`.
+  """
+  flat = vectors.reshape(-1, vectors.shape[-1]).astype(np.float32)
+  codes = np.empty((flat.shape[0], codebooks.shape[0]), np.int32)
+  residual = flat
+  for level, codebook in enumerate(codebooks):
+    distance = (codebook**2).sum(-1) - 2.0 * residual @ codebook.T
+    codes[:, level] = distance.argmin(-1)
+    residual = residual - codebook[codes[:, level]]
+  return codes.reshape(*vectors.shape[:-1], codebooks.shape[0])
+
+
+def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+  """Sum of the chosen entries of the first `codes.shape[-1]` levels."""
+  out = np.zeros((*codes.shape[:-1], codebooks.shape[-1]), np.float32)
+  for level in range(codes.shape[-1]):
+    out += codebooks[level][codes[..., level]]
+  return out

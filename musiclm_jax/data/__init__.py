@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""seqio tasks, sources and the token cache; the only user of TensorFlow."""
