@@ -36,3 +36,49 @@ def unbox(variables: Any) -> Any:
 def logical_specs(variables: Any) -> Any:
   """A tree of `PartitionSpec`s of logical names, one per leaf."""
   return nn.get_partition_spec(variables)
+
+
+def mesh_shardings(
+  variables: Any, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, Any]]
+) -> Any:
+  """Shardings for (abstract, boxed) variables: one `NamedSharding` per leaf.
+
+  A dimension that its mesh axes do not divide is replicated instead, so that
+  a small model runs on any mesh.
+
+  Args:
+    variables: tree of boxed `ShapeDtypeStruct`s or arrays.
+    mesh: the device mesh.
+    rules: ordered (logical axis, mesh axis or axes or None) pairs; the first
+      rule whose mesh axes are still free in a parameter wins.
+  """
+  specs = nn.logical_to_mesh(logical_specs(variables), tuple(rules))
+  with_spec = jax.tree.map(
+    lambda spec: jax.sharding.NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+  )
+  return jax.tree.map(
+    lambda leaf, sharding: _fit(leaf.shape, sharding),
+    unbox(variables),
+    with_spec,
+  )
+
+
+def _fit(
+  shape: tuple[int, ...], sharding: jax.sharding.NamedSharding
+) -> jax.sharding.NamedSharding:
+  """Drops mesh axes from dimensions that they do not divide."""
+  mesh, kept = sharding.mesh, []
+  for size, axis in zip(shape, tuple(sharding.spec)):
+    names = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    width = 1
+    for name in names:
+      width *= mesh.shape[name]
+    kept.append(axis if size % width == 0 else None)
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
+
+
+def rule_context(rules: Sequence[tuple[str, Any]]):
+  """Context in which `constrain` maps logical names by `rules`."""
+  return nn.logical_axis_rules(tuple(rules))

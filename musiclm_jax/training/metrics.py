@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing metrics: a JSON-lines file, and TensorBoard through clu.
+
+`<model_dir>/metrics.jsonl` has one object per line: `step`, `split` ('train'
+or 'heldout') and one number per metric. On resume, lines of steps that are
+done again are dropped, so the file reads like that of an unbroken run.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from musiclm_jax.core import protocols
+
+FILE_NAME = "metrics.jsonl"
+
+
+def merge(
+  parts: Iterable[Mapping[str, protocols.Mean]],
+) -> dict[str, protocols.Mean]:
+  """Sums metrics of several steps."""
+  merged: dict[str, protocols.Mean] = {}
+  for part in parts:
+    for name, metric in part.items():
+      merged[name] = merged[name].merge(metric) if name in merged else metric
+  return merged
+
+
+def to_floats(metrics: Mapping[str, protocols.Mean]) -> dict[str, float]:
+  """Means as Python floats (NaN where nothing was counted)."""
+  values = jax.device_get(dict(metrics))
+  return {
+    name: float(np.asarray(m.total) / m.count) if m.count else float("nan")
+    for name, m in values.items()
+  }
+
+
+class MetricsWriter:
+  """Writes scalars, audio and spectrograms of one run (process 0 only)."""
+
+  def __init__(self, model_dir: str | os.PathLike, start_step: int):
+    """Opens the files of a run that goes on after `start_step` steps."""
+    self._path = pathlib.Path(model_dir) / FILE_NAME
+    self._active = jax.process_index() == 0
+    self._board = None
+    if not self._active:
+      return
+    if self._path.exists():
+      self._drop_after(start_step)
+    # clu loads TensorFlow, which only training may.
+    from clu import metric_writers
+
+    self._board = metric_writers.SummaryWriter(
+      str(pathlib.Path(model_dir) / "tensorboard")
+    )
+
+  def _drop_after(self, step: int) -> None:
+    kept = []
+    for line in self._path.read_text().splitlines():
+      try:
+        record = json.loads(line)
+      except json.JSONDecodeError:  # a line cut off by a kill
+        continue
+      if record["step"] <= step:
+        kept.append(line + "\n")
+    scratch = self._path.with_suffix(".writing")
+    scratch.write_text("".join(kept))
+    scratch.replace(self._path)
+
+  def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Writes one line and the TensorBoard scalars `<split>/<name>`."""
+    if not self._active:
+      return
+    with self._path.open("a") as file:
+      file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+    self._board.write_scalars(
+      step, {f"{split}/{name}": value for name, value in values.items()}
+    )
+
+  def media(self, step: int, items: Mapping[str, Any]) -> None:
+    """Writes pictures and sounds to TensorBoard.
+
+    Args:
+      step: optimizer step.
+      items: by name, `(float32 [batch, samples], sample_rate_hz)` for sound
+        or float32 `[batch, height, width, channels]` in [0, 1] for pictures.
+    """
+    if not self._active:
+      return
+    for name, item in items.items():
+      if isinstance(item, tuple):
+        waveform, rate = item
+        self._board.write_audios(
+          step, {name: np.asarray(waveform)[..., None]}, sample_rate=rate
+        )
+      else:
+        self._board.write_images(step, {name: np.asarray(item)})
+
+  def close(self) -> None:
+    """Flushes and closes TensorBoard's file."""
+    if self._board is not None:
+      self._board.close()
