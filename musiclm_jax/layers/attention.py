@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head self-attention with a key/value cache.
+
+Activations and an additive bias in, activations out; while decoding, keys and
+values of earlier positions are kept in the 'cache' collection.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.layers import dense
+from musiclm_jax.layers import positions as positions_lib
+from musiclm_jax.partitioning import axes
+
+# Large enough to vanish in a float32 softmax, and finite, so that a row with
+# no key at all gives no NaN.
+MASKED = -1e30
+
+
+def attend(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  bias: jax.Array | None,
+  dropout: nn.Module | None = None,
+) -> jax.Array:
+  """Softmax attention; scores and softmax in float32.
+
+  Args:
+    query: `[batch, heads, queries, kv]`.
+    key: `[batch, heads, keys, kv]`.
+    value: `[batch, heads, keys, kv]`.
+    bias: float32, broadcasts to `[batch, heads, queries, keys]`; masked pairs
+      hold `MASKED`.
+    dropout: applied to the weights.
+
+  Returns:
+    `[batch, heads, queries, kv]` in the dtype of `value`.
+  """
+  scale = query.shape[-1] ** -0.5
+  scores = jnp.einsum(
+    "bhqd,bhkd->bhqk",
+    query * jnp.asarray(scale, query.dtype),
+    key,
+    preferred_element_type=jnp.float32,
+  )
+  if bias is not None:
+    scores = scores + bias
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  if dropout is not None:
+    weights = dropout(weights)
+  return jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention.
+
+  Attributes:
+    num_heads: heads.
+    head_dim: length of a head's query, key and value.
+    precision: dtypes.
+    rotary: rotates queries and keys by their positions.
+    dropout_rate: of attention weights, shared by all queries (cheap).
+    deterministic: no dropout.
+    decode: fills the cache (first call), then reads it, one token per call.
+    cache_length: positions the cache holds; read by the first call only.
+  """
+
+  num_heads: int
+  head_dim: int
+  precision: precision_lib.Precision = precision_lib.Precision()
+  rotary: bool = False
+  dropout_rate: float = 0.0
+  deterministic: bool = True
+  decode: bool = False
+  cache_length: int | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, bias: jax.Array | None, positions: jax.Array
+  ) -> jax.Array:
+    """Attends.
+
+    Args:
+      x: `[batch, length, embed]`.
+      bias: float32, broadcasts to `[batch, heads, length, keys]`, with the
+        mask in it; keys are the cached positions in a decode step.
+      positions: int32 `[length]`, positions of `x` in the sequence.
+
+    Returns:
+      `[batch, length, embed]`.
+    """
+    embed_dim = x.shape[-1]
+    # One product for query, key and value: small decode steps are bound by
+    # the number of operations.
+    qkv = dense.Dense(
+      (3, self.num_heads, self.head_dim),
+      ("embed", None, "heads", "kv"),
+      self.precision,
+      name="qkv",
+    )(x)
+    query, key, value = (qkv[:, :, i] for i in range(3))
+    if self.rotary:
+      query = positions_lib.rotate(query, positions)
+      key = positions_lib.rotate(key, positions)
+    query, key, value = (
+      axes.constrain(
+        part.transpose(0, 2, 1, 3), ("batch", "heads", "length", "kv")
+      )
+      for part in (query, key, value)
+    )
+    if self.decode:
+      key, value = self._update_cache(key, value, positions)
+    dropout = None
+    if self.dropout_rate and not self.deterministic:
+      dropout = nn.Dropout(
+        self.dropout_rate, broadcast_dims=(-2,), deterministic=False
+      )
+    out = attend(query, key, value, bias, dropout)
+    return dense.Dense(
+      (embed_dim,),
+      ("heads", "kv", "embed"),
+      self.precision,
+      num_in_axes=2,
+      name="out",
+    )(out.transpose(0, 2, 1, 3))
+
+  def _update_cache(
+    self, key: jax.Array, value: jax.Array, positions: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Stores new keys and values; returns those to attend to."""
+    prefill = not self.has_variable("cache", "cached_key")
+    batch, heads, length, kv = key.shape
+    shape = (batch, heads, self.cache_length or length, kv)
+    cached_key = self.variable(
+      "cache", "cached_key", jnp.zeros, shape, key.dtype
+    )
+    cached_value = self.variable(
+      "cache", "cached_value", jnp.zeros, shape, value.dtype
+    )
+    start = (0, 0, positions[0], 0)
+    cached_key.value = jax.lax.dynamic_update_slice(
+      cached_key.value, key, start
+    )
+    cached_value.value = jax.lax.dynamic_update_slice(
+      cached_value.value, value, start
+    )
+    if prefill:
+      return key, value
+    return cached_key.value, cached_value.value

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products with learned kernels: activations in, projected activations out.
+
+Kernels are created in their full shape (never reshaped from a matrix), so that
+each axis can carry its own logical name under a mesh.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.partitioning import axes
+
+
+def fan_in_init(num_in_axes: int, scale: float = 1.0):
+  """Truncated normal with variance `scale / fan_in`.
+
+  Args:
+    num_in_axes: leading kernel axes that are contracted.
+    scale: factor on the variance.
+  """
+
+  def init(key: jax.Array, shape: Sequence[int], dtype=jnp.float32):
+    stddev = math.sqrt(scale / math.prod(shape[:num_in_axes]))
+    # A normal truncated at two deviations has 0.88 of the deviation.
+    draw = jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
+    return draw * jnp.asarray(stddev / 0.87962566103423978, dtype)
+
+  return init
+
+
+class Dense(nn.Module):
+  """Contracts the last `num_in_axes` axes of the input with a kernel.
+
+  Attributes:
+    features: shape of the output axes that replace the contracted ones.
+    names: logical names of all kernel axes (contracted ones first).
+    precision: dtypes.
+    num_in_axes: trailing input axes to contract.
+    use_bias: adds a learned bias of shape `features`.
+    init_scale: variance times fan-in of the initial kernel.
+  """
+
+  features: tuple[int, ...]
+  names: tuple[str | None, ...]
+  precision: precision_lib.Precision = precision_lib.Precision()
+  num_in_axes: int = 1
+  use_bias: bool = False
+  init_scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[..., in axes]` to `[..., features]` in the compute dtype."""
+    in_shape = x.shape[-self.num_in_axes :]
+    kernel = self.param(
+      "kernel",
+      axes.named(fan_in_init(self.num_in_axes, self.init_scale), self.names),
+      (*in_shape, *self.features),
+      self.precision.param_dtype,
+    )
+    dtype = self.precision.compute_dtype
+    out = jnp.tensordot(
+      x.astype(dtype), kernel.astype(dtype), axes=self.num_in_axes
+    )
+    if self.use_bias:
+      bias = self.param(
+        "bias",
+        axes.named(nn.initializers.zeros, self.names[self.num_in_axes :]),
+        self.features,
+        self.precision.param_dtype,
+      )
+      out = out + bias.astype(dtype)
+    return out

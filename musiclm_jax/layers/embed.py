@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token embedding: ids in, vectors out."""
+
+import flax.linen as nn
+import jax
+
+from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.partitioning import axes
+
+
+class Embed(nn.Module):
+  """A table with one row per token id.
+
+  Attributes:
+    num_embeddings: rows.
+    features: length of a row.
+    precision: dtypes.
+  """
+
+  num_embeddings: int
+  features: int
+  precision: precision_lib.Precision = precision_lib.Precision()
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """int32 `[...]` in `[0, num_embeddings)` to `[..., features]`."""
+    # Unit variance: the residual stream then starts at the scale that the
+    # pre-norm blocks add to it (T5's choice).
+    table = self.param(
+      "table",
+      axes.named(nn.initializers.normal(1.0), ("vocab", "embed")),
+      (self.num_embeddings, self.features),
+      self.precision.param_dtype,
+    )
+    return table.astype(self.precision.compute_dtype)[tokens]
