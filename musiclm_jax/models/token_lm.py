@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stage of the cascade as a trainable: token batches in, loss out."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.core import protocols, rng
+from musiclm_jax.core import stages as stages_lib
+from musiclm_jax.core import streams as streams_lib
+from musiclm_jax.layers import transformer
+from musiclm_jax.networks import decoder_lm
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLMConfig:
+  """A stage's language model and its loss.
+
+  Attributes:
+    spec: segments, target and crop of the stage.
+    streams: token streams the spec names (others are ignored).
+    transformer: shape of the network.
+    label_smoothing: share of the target spread over all codes.
+    z_loss: weight of the squared log-partition (keeps bfloat16 logits small).
+    precision: dtypes.
+  """
+
+  spec: stages_lib.StageSpec
+  streams: tuple[streams_lib.TokenStream, ...]
+  transformer: transformer.TransformerConfig
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+  precision: precision_lib.Precision = precision_lib.Precision()
+
+  def __post_init__(self):
+    object.__setattr__(self, "streams", tuple(self.streams))
+    if not 0 <= self.label_smoothing < 1:
+      raise ValueError(
+        f"label_smoothing={self.label_smoothing}: expected in [0, 1)"
+      )
+    if self.z_loss < 0:
+      raise ValueError(f"z_loss={self.z_loss}: expected >= 0")
+
+  @property
+  def layout(self) -> stages_lib.StageLayout:
+    """Token positions of one training crop."""
+    return stages_lib.StageLayout(
+      self.spec, {stream.name: stream for stream in self.streams}
+    )
+
+
+def network_config(config: TokenLMConfig) -> decoder_lm.DecoderLMConfig:
+  """The network a stage needs: vocabulary and heads follow from its layout."""
+  layout = config.layout
+  return decoder_lm.DecoderLMConfig(
+    config.transformer,
+    layout.vocab_size,
+    layout.num_target_levels,
+    layout.target_stream.codebook_size,
+  )
+
+
+class TokenLM:
+  """A `core.protocols.Trainable`: next-code cross-entropy on the target."""
+
+  def __init__(self, config: TokenLMConfig):
+    """Builds the network of `config`."""
+    self.config = config
+    self.layout = config.layout
+    self.network = decoder_lm.DecoderLM(
+      network_config(config), config.precision
+    )
+
+  def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Features the loss reads."""
+    shape = (batch_size, self.layout.length)
+    return {
+      "decoder_input_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
+      "decoder_target_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
+      "decoder_loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
+    }
+
+  def init(self, key: jax.Array, batch: protocols.Batch) -> protocols.Variables:
+    """Fresh parameters, boxed with logical axis names."""
+    return self.network.init(
+      key, batch["decoder_input_tokens"], self.layout.target_start
+    )
+
+  def logits(
+    self,
+    variables: protocols.Variables,
+    batch: protocols.Batch,
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Teacher-forced logits, float32 `[batch, frames, levels, codes]`."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return self.network.apply(
+      {"params": variables["params"]},
+      batch["decoder_input_tokens"],
+      self.layout.target_start,
+      deterministic=dropout_key is None,
+      rngs=rngs,
+    )
+
+  def loss(
+    self,
+    variables: protocols.Variables,
+    batch: protocols.Batch,
+    key: jax.Array,
+    step: jax.Array,
+    train: bool,
+  ) -> tuple[jax.Array, protocols.LossOutput]:
+    """Weighted mean loss per target token, in nats.
+
+    Args:
+      variables: unboxed, with 'params'.
+      batch: see `input_shapes`; weights outside the target are ignored.
+      key: of this step.
+      step: unused.
+      train: applies dropout, label smoothing and z-loss.
+
+    Returns:
+      The loss and a `LossOutput` with metrics 'loss', 'cross_entropy',
+      'accuracy' and 'cross_entropy_level_<n>'.
+    """
+    del step
+    logits = self.logits(
+      variables, batch, rng.named(key, "dropout") if train else None
+    )
+    start, levels = self.layout.target_start, self.layout.num_target_levels
+    codes = self.layout.decode_target(batch["decoder_target_tokens"][:, start:])
+    weights = batch["decoder_loss_weights"][:, start:].astype(jnp.float32)
+    weights = weights.reshape(codes.shape)
+    nats = decoder_lm.code_nats(logits, codes)
+    per_token = nats
+    if train:
+      per_token = self._regularized(logits, nats)
+    count = weights.sum()
+    total = (per_token * weights).sum()
+    correct = (logits.argmax(-1) == codes) * weights
+    metrics = {
+      "loss": protocols.Mean(total, count),
+      "cross_entropy": protocols.Mean((nats * weights).sum(), count),
+      "accuracy": protocols.Mean(correct.sum(), count),
+    }
+    for level in range(levels):
+      metrics[f"cross_entropy_level_{level}"] = protocols.Mean(
+        (nats[..., level] * weights[..., level]).sum(),
+        weights[..., level].sum(),
+      )
+    return total / jnp.maximum(count, 1e-6), protocols.LossOutput({}, metrics)
+
+  def _regularized(self, logits: jax.Array, nats: jax.Array) -> jax.Array:
+    config = self.config
+    per_token = nats
+    if config.label_smoothing:
+      uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+      per_token = nats + config.label_smoothing * (uniform - nats)
+    if config.z_loss:
+      square = jnp.square(jax.nn.logsumexp(logits, axis=-1))
+      per_token = per_token + config.z_loss * square
+    return per_token
+
+
+def token_cross_entropy(
+  model: TokenLM,
+  variables: protocols.Variables,
+  batch: Mapping[str, jax.Array],
+) -> jax.Array:
+  """Nats of each target code, float32 `[batch, frames, levels]`."""
+  start = model.layout.target_start
+  codes = model.layout.decode_target(batch["decoder_target_tokens"][:, start:])
+  return decoder_lm.code_nats(model.logits(variables, batch), codes)
