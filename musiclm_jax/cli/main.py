@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `musiclm` command: picks a verb, runs it, turns errors into exit codes.
+
+Nothing heavy is imported before a verb is chosen, so `--help` is instant.
+Exit codes: 0 done; 1 user error; 42 retry (infrastructure); 143 pre-empted
+and saved.
+"""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+import traceback
+
+from musiclm_jax import __version__
+
+# verb -> (module, one line of help)
+VERBS = {
+  "prepare": ("prepare", "build a corpus: demo scores or a folder of audio"),
+  "train": ("train", "train one part from a gin experiment, resuming"),
+  "export": ("export", "freeze a trained part as an artefact"),
+  "tokenize": ("tokenize", "turn a corpus into a token cache"),
+  "bundle": ("bundle", "collect artefacts and stages for generation"),
+  "generate": ("generate", "text prompts to music"),
+  "evaluate": ("evaluate", "score tokenizers, stages and samples"),
+  "report": ("report", "write the page that shows a run"),
+  "config": ("config", "print a resolved gin configuration"),
+  "quickstart": ("quickstart", "everything above at size tiny, in order"),
+}
+DEBUG_VARIABLE = "MUSICLM_DEBUG"
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="musiclm",
+    description="MusicLM in JAX: train, run and evaluate text-to-music.",
+    epilog="`musiclm VERB --help` shows options and an example.",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"musiclm_jax {__version__}"
+  )
+  verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+  for name, (_, text) in VERBS.items():
+    verbs.add_parser(name, help=text, add_help=False)
+  return parser
+
+
+def _split_gin(argv: list[str]) -> tuple[list[str], list[str]]:
+  """Takes `--gin.KEY=value` (T5X style) out of the arguments."""
+  rest, overrides = [], []
+  for argument in argv:
+    if argument.startswith("--gin."):
+      overrides.append(argument[len("--gin.") :])
+    else:
+      rest.append(argument)
+  return rest, overrides
+
+
+def run(argv: list[str]) -> int:
+  """Runs one verb; raises what goes wrong.
+
+  Args:
+    argv: arguments after the program name.
+
+  Returns:
+    The exit code.
+  """
+  parser = _parser()
+  known, _ = parser.parse_known_args(argv[:1])
+  module_name, text = VERBS[known.verb]
+  module = importlib.import_module(f"musiclm_jax.cli.{module_name}")
+  verb = argparse.ArgumentParser(
+    prog=f"musiclm {known.verb}",
+    description=module.__doc__.split("\n\n", 1)[0].strip() or text,
+    epilog=module.EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  module.add_arguments(verb)
+  rest, overrides = _split_gin(argv[1:])
+  args = verb.parse_args(rest)
+  args.gin_overrides = overrides
+  if overrides and not hasattr(args, "gin_file"):
+    verb.error(f"--gin.{overrides[0]}: this verb reads no gin file")
+  return module.main(args) or 0
+
+
+def _first_line(error: BaseException) -> str:
+  lines = str(error).strip().splitlines()
+  return lines[0] if lines else type(error).__name__
+
+
+def _exit_code(error: Exception) -> int | None:
+  """Exit code of an error with a message for people; None for a bug."""
+  if hasattr(error, "exit_code"):
+    return error.exit_code
+  if isinstance(error, OSError) and error.errno in (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+  ):
+    return 42
+  if isinstance(error, (ValueError, OSError, FloatingPointError)):
+    return 1
+  return None
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Entry point: one line on standard error and an exit code for any error."""
+  # TensorFlow's C++ start-up notes would bury ours.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  try:
+    return run(sys.argv[1:] if argv is None else argv)
+  except KeyboardInterrupt:
+    print("musiclm: interrupted", file=sys.stderr)
+    return 130
+  except BrokenPipeError:
+    return 1
+  except Exception as error:
+    code = _exit_code(error)
+    if code is None or os.environ.get(DEBUG_VARIABLE):
+      traceback.print_exc()
+    if code is None:
+      print(
+        f"musiclm: internal error: {type(error).__name__}: "
+        f"{_first_line(error)}",
+        file=sys.stderr,
+      )
+      return 1
+    print(f"musiclm: {_first_line(error)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+  sys.exit(main())
