@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle: every frozen part of one MusicLM in one directory.
+
+Artefact directories in; one directory with `bundle.json` out, whose parts are
+known to fit together.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from musiclm_jax.core import artifacts, errors
+
+FORMAT_VERSION = 1
+_HEADER = "bundle.json"
+TOKENIZERS = ("soundstream", "semantic", "mulan")
+STAGES = ("stage_semantic", "stage_coarse", "stage_fine")
+PARTS = TOKENIZERS + STAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+  """An opened, verified bundle.
+
+  Attributes:
+    directory: where it is.
+    paths: artefact directories by part name.
+    fingerprints: by part name.
+    versions: of the packages that wrote it.
+  """
+
+  directory: pathlib.Path
+  paths: dict[str, pathlib.Path]
+  fingerprints: dict[str, str]
+  versions: dict[str, str]
+
+
+def _check_tokenizers(
+  stage: str,
+  config: Mapping[str, Any],
+  fingerprints: Mapping[str, str],
+  directory: pathlib.Path,
+) -> None:
+  """Every tokenizer a stage was trained on must be the one in the bundle."""
+  for name, trained_on in config.get("tokenizers", {}).items():
+    found = fingerprints.get(name)
+    if found != trained_on:
+      raise errors.UserError(
+        f"{stage} in {directory} was trained on tokens of {name} with "
+        f"fingerprint {trained_on}, but the {name} there has fingerprint "
+        f"{found}"
+      )
+
+
+def _verify(
+  directory: pathlib.Path, paths: Mapping[str, pathlib.Path]
+) -> dict[str, str]:
+  """Reads every part (which checks its content) and compares fingerprints."""
+  configs, fingerprints = {}, {}
+  for name, path in paths.items():
+    kind = "stage" if name in STAGES else name
+    artifact = artifacts.load(path, kind)
+    configs[name] = artifact.config
+    fingerprints[name] = artifact.fingerprint
+  for name in STAGES:
+    if name in configs:
+      _check_tokenizers(name, configs[name], fingerprints, directory)
+  return fingerprints
+
+
+def _versions() -> dict[str, str]:
+  import importlib.metadata
+  import platform
+
+  versions = {"python": platform.python_version()}
+  for package in ("musiclm_jax", "jax", "flax", "numpy"):
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue  # Run from a source tree that is not installed.
+  return versions
+
+
+def write_bundle(
+  directory: str | os.PathLike,
+  artifact_dirs: Mapping[str, str | os.PathLike],
+) -> Bundle:
+  """Copies artefacts into a new bundle, atomically.
+
+  Args:
+    directory: where; replaced when it exists.
+    artifact_dirs: artefact directory of each name in `PARTS`.
+
+  Returns:
+    The bundle.
+
+  Raises:
+    UserError: if a part is missing, unknown, damaged, or does not fit the
+      others; nothing is written then.
+  """
+  directory = pathlib.Path(directory)
+  for name in artifact_dirs:
+    if name not in PARTS:
+      raise errors.UserError(
+        f"unknown bundle part {name!r}{errors.nearest(name, PARTS)}"
+      )
+  missing = [name for name in PARTS if name not in artifact_dirs]
+  if missing:
+    raise errors.UserError(f"bundle {directory} lacks {', '.join(missing)}")
+  sources = {name: pathlib.Path(artifact_dirs[name]) for name in PARTS}
+  fingerprints = _verify(directory, sources)
+  versions = _versions()
+  scratch = directory.with_name(directory.name + ".writing")
+  shutil.rmtree(scratch, ignore_errors=True)
+  scratch.mkdir(parents=True)
+  for name, source in sources.items():
+    shutil.copytree(source, scratch / name)
+  header = {
+    "format_version": FORMAT_VERSION,
+    "parts": {
+      name: {"path": name, "fingerprint": fingerprints[name]} for name in PARTS
+    },
+    "versions": versions,
+  }
+  (scratch / _HEADER).write_text(json.dumps(header, indent=2) + "\n")
+  if directory.exists():
+    shutil.rmtree(directory)
+  scratch.rename(directory)
+  paths = {name: directory / name for name in PARTS}
+  return Bundle(directory, paths, fingerprints, versions)
+
+
+def open_bundle(directory: str | os.PathLike) -> Bundle:
+  """Opens a bundle and verifies that its parts are whole and fit together.
+
+  Raises:
+    UserError: if it is missing or damaged, a part was changed, or a stage was
+      trained on another tokenizer; the message prints both fingerprints.
+  """
+  directory = pathlib.Path(directory)
+  path = directory / _HEADER
+  if not path.is_file():
+    raise errors.UserError(f"no bundle at {directory}: {_HEADER} is missing")
+  try:
+    header = json.loads(path.read_text())
+    version, parts = header["format_version"], header["parts"]
+    paths = {name: directory / parts[name]["path"] for name in PARTS}
+    expected = {name: parts[name]["fingerprint"] for name in PARTS}
+    versions = dict(header.get("versions", {}))
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(f"damaged bundle at {path}: {error!r}") from error
+  if version != FORMAT_VERSION:
+    raise errors.UserError(
+      f"bundle at {directory} has format_version={version}: expected "
+      f"{FORMAT_VERSION}"
+    )
+  fingerprints = _verify(directory, paths)
+  for name in PARTS:
+    artifacts.check_fingerprint(
+      f"{name} in {directory}", fingerprints[name], expected[name]
+    )
+  return Bundle(directory, paths, fingerprints, versions)

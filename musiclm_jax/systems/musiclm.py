@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MusicLM: text prompts in, waveforms out.
+
+Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
+(MusicLM sec. 3.2 and 4.1).
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from musiclm_jax.core import errors, rng
+from musiclm_jax.systems import bundle as bundle_lib
+from musiclm_jax.systems import stage_lm
+
+# MusicLM sec. 4.1: semantic, coarse, fine.
+TEMPERATURES = (1.0, 0.95, 0.4)
+# Durations are generated in whole multiples and trimmed: few shapes to compile,
+# and frames of all streams end at the same time.
+QUANTUM_SECS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """What was made.
+
+  Attributes:
+    waveform: float32 `[batch, samples]`.
+    sample_rate_hz: of the waveform.
+    codes: int32 `[batch, frames, codebooks]` by stream: 'mulan', 'semantic',
+      'acoustic', covering the waveform.
+    seeds: one per item.
+  """
+
+  waveform: np.ndarray
+  sample_rate_hz: int
+  codes: dict[str, np.ndarray]
+  seeds: tuple[int, ...]
+
+
+def item_seeds(seed: int | Sequence[int], num_items: int) -> tuple[int, ...]:
+  """One seed per item: those given, or `seed`, `seed + 1`, ... .
+
+  Raises:
+    UserError: if there are not as many seeds as items.
+  """
+  if isinstance(seed, (int, np.integer)):
+    return tuple(int(seed) + i for i in range(num_items))
+  seeds = tuple(int(item) for item in seed)
+  if len(seeds) != num_items:
+    raise errors.UserError(
+      f"{len(seeds)} seeds given: expected one per prompt ({num_items})"
+    )
+  return seeds
+
+
+class MusicLM:
+  """The frozen parts composed. Built by `load`, or from parts directly.
+
+  Attributes:
+    codec: encodes and decodes waveforms (`SoundStreamTokenizer`).
+    mulan: embeds and quantizes text and audio (`MuLanTokenizer`).
+    stages: `StageLM`s by name: 'semantic', 'coarse', 'fine'.
+    semantic_tokenizer: for evaluation and continuation; None if not given.
+    fingerprints: of the parts, by bundle name; empty if not from a bundle.
+  """
+
+  def __init__(
+    self,
+    codec,
+    mulan,
+    semantic_stage: stage_lm.StageLM,
+    coarse_stage: stage_lm.StageLM,
+    fine_stage: stage_lm.StageLM,
+    semantic_tokenizer=None,
+    fingerprints: dict[str, str] | None = None,
+  ):
+    """Checks that the streams of stages and tokenizers agree.
+
+    Raises:
+      UserError: if a stage was made for another stream of the same name.
+    """
+    self.codec, self.mulan = codec, mulan
+    self.semantic_tokenizer = semantic_tokenizer
+    self.fingerprints = dict(fingerprints or {})
+    self.stages = {
+      "semantic": semantic_stage,
+      "coarse": coarse_stage,
+      "fine": fine_stage,
+    }
+    owners = [codec, mulan]
+    if semantic_tokenizer is not None:
+      owners.append(semantic_tokenizer)
+    for name, stage in self.stages.items():
+      for owner in owners:
+        stream = owner.stream
+        found = stage.streams.get(stream.name, stream)
+        if found != stream:
+          raise errors.UserError(
+            f"stage {name!r} was made for {found}, the tokenizer gives {stream}"
+          )
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike) -> "MusicLM":
+    """Opens a bundle, verified (see `bundle.open_bundle`).
+
+    Raises:
+      UserError: if the bundle is missing, damaged or inconsistent.
+    """
+    from musiclm_jax.systems import tokenizers
+
+    bundle = bundle_lib.open_bundle(directory)
+    paths = bundle.paths
+    return cls(
+      tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
+      tokenizers.MuLanTokenizer.load(paths["mulan"]),
+      stage_lm.StageLM.load(paths["stage_semantic"]),
+      stage_lm.StageLM.load(paths["stage_coarse"]),
+      stage_lm.StageLM.load(paths["stage_fine"]),
+      tokenizers.SemanticTokenizer.load(paths["semantic"]),
+      bundle.fingerprints,
+    )
+
+  def generate(
+    self,
+    prompts: str | Sequence[str],
+    seconds: float,
+    seed: int | Sequence[int] = 0,
+    temperatures: Sequence[float] = TEMPERATURES,
+  ) -> Generation:
+    """Makes music for each prompt.
+
+    Args:
+      prompts: one text, or one per item.
+      seconds: duration; beyond a stage's crop by continuation.
+      seed: one per item, or one int: item i then has `seed + i`. An item
+        depends on its own prompt and seed only, not on its neighbours.
+      temperatures: semantic, coarse, fine.
+
+    Returns:
+      Waveforms of exactly `round(seconds * sample_rate_hz)` samples, codes.
+
+    Raises:
+      UserError: if a prompt is empty, or a number out of range.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+      raise errors.UserError("no prompt given: expected at least one")
+    for index, prompt in enumerate(prompts):
+      if not isinstance(prompt, str) or not prompt.strip():
+        raise errors.UserError(
+          f"prompt {index} is {prompt!r}: expected a non-empty text"
+        )
+    self._check(seconds, temperatures)
+    seeds = item_seeds(seed, len(prompts))
+    mulan_codes = self.mulan.quantize(self.mulan.embed_text(prompts))
+    codes = self.generate_codes(mulan_codes, seconds, seeds, temperatures)
+    return Generation(
+      self.decode(codes["acoustic"], seconds),
+      self.codec.sample_rate_hz,
+      codes,
+      seeds,
+    )
+
+  def _check(self, seconds: float, temperatures: Sequence[float]) -> None:
+    if not (math.isfinite(seconds) and seconds > 0):
+      raise errors.UserError(f"seconds={seconds}: expected a positive number")
+    if round(seconds * self.codec.sample_rate_hz) < 1:
+      raise errors.UserError(f"seconds={seconds}: shorter than one sample")
+    if len(temperatures) != 3 or not all(t >= 0 for t in temperatures):
+      raise errors.UserError(
+        f"temperatures={tuple(temperatures)}: expected three numbers >= 0 "
+        "(semantic, coarse, fine)"
+      )
+
+  def generate_codes(
+    self,
+    mulan_codes: np.ndarray,
+    seconds: float,
+    seed: int | Sequence[int] = 0,
+    temperatures: Sequence[float] = TEMPERATURES,
+  ) -> dict[str, np.ndarray]:
+    """Runs the three stages.
+
+    Args:
+      mulan_codes: int32 `[batch, 1, codebooks]`, of text or audio.
+      seconds: see `generate`.
+      seed: see `generate`.
+      temperatures: see `generate`.
+
+    Returns:
+      Codes by stream that cover `seconds`, int32 `[batch, frames, codebooks]`.
+
+    Raises:
+      UserError: if a number is out of range.
+    """
+    self._check(seconds, temperatures)
+    mulan_codes = np.asarray(mulan_codes, np.int32)
+    seeds = item_seeds(seed, mulan_codes.shape[0])
+    whole_secs = math.ceil(seconds / QUANTUM_SECS) * QUANTUM_SECS
+    codes = {self.mulan.stream.name: mulan_codes}
+    roots = [rng.root_key(item) for item in seeds]
+    for (name, stage), temperature in zip(self.stages.items(), temperatures):
+      keys = jnp.stack([rng.named(root, name) for root in roots])
+      run = stage.generate_parallel if name == "fine" else stage.generate_long
+      stream = stage.target_stream
+      made = run(codes, stream.num_frames(whole_secs), temperature, keys)
+      if stage.spec.target.first_level:
+        made = np.concatenate([codes[stream.name], made], axis=-1)
+      codes[stream.name] = made
+    for stage in self.stages.values():
+      stream = stage.target_stream
+      frames = max(1, math.ceil(round(seconds * stream.frame_rate_hz, 6)))
+      codes[stream.name] = codes[stream.name][:, :frames]
+    return codes
+
+  def decode(self, acoustic_codes: np.ndarray, seconds: float) -> np.ndarray:
+    """Acoustic codes to float32 `[batch, round(seconds * sample_rate_hz)]`."""
+    num_samples = round(seconds * self.codec.sample_rate_hz)
+    waveform = np.asarray(
+      jax.device_get(self.codec.decode(acoustic_codes)), np.float32
+    )
+    if waveform.shape[1] < num_samples:
+      raise ValueError(
+        f"the codec gave {waveform.shape[1]} samples for "
+        f"{acoustic_codes.shape[1]} frames: expected at least {num_samples}"
+      )
+    return np.clip(waveform[:, :num_samples], -1.0, 1.0)

@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frozen stage: codes of its conditioning in, codes of its target out."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from musiclm_jax.core import artifacts, errors
+from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.core import stages as stages_lib
+from musiclm_jax.core import streams as streams_lib
+from musiclm_jax.decoding import autoregressive, continuation
+from musiclm_jax.decoding import sampling as sampling_lib
+from musiclm_jax.layers import transformer as transformer_lib
+from musiclm_jax.networks import decoder_lm
+
+KIND = "stage"
+# Rows decoded at once when a stage's windows are independent of each other.
+MAX_ROWS = 64
+
+
+def export_stage(
+  directory: str | os.PathLike,
+  spec: stages_lib.StageSpec,
+  streams: Sequence[streams_lib.TokenStream],
+  transformer: transformer_lib.TransformerConfig,
+  params: Mapping[str, Any],
+  tokenizers: Mapping[str, str],
+  precision: precision_lib.Precision | None = None,
+  metadata: Mapping[str, Any] | None = None,
+) -> str:
+  """Writes a trained stage as an artefact of kind 'stage'.
+
+  Args:
+    directory: where; replaced when it exists.
+    spec: the stage.
+    streams: every stream the spec names.
+    transformer: shape of the network.
+    params: plain nested dict of arrays, as trained.
+    tokenizers: fingerprints of the tokenizers the stage was trained on, by
+      bundle name ('soundstream', 'semantic', 'mulan').
+    precision: dtypes it was trained in.
+    metadata: provenance (step, versions).
+
+  Returns:
+    The fingerprint.
+  """
+  config = {
+    "spec": artifacts.config_to_dict(spec),
+    "streams": [artifacts.config_to_dict(stream) for stream in streams],
+    "transformer": artifacts.config_to_dict(transformer),
+    "precision": artifacts.config_to_dict(
+      precision or precision_lib.Precision()
+    ),
+    "tokenizers": dict(tokenizers),
+  }
+  arrays = jax.tree.map(np.asarray, dict(params))
+  return artifacts.save(directory, KIND, config, arrays, metadata)
+
+
+class StageLM:
+  """Generates and scores target codes of one stage.
+
+  Attributes:
+    spec: the stage.
+    streams: token streams by name.
+    tokenizers: fingerprints of the tokenizers it was trained on.
+    fingerprint: of the artefact; '' if built from parameters.
+  """
+
+  def __init__(
+    self,
+    spec: stages_lib.StageSpec,
+    streams: Sequence[streams_lib.TokenStream],
+    transformer: transformer_lib.TransformerConfig,
+    params: Mapping[str, Any],
+    precision: precision_lib.Precision | None = None,
+    tokenizers: Mapping[str, str] | None = None,
+    fingerprint: str = "",
+  ):
+    """Unrolls the layers and puts the weights on the device.
+
+    Args:
+      spec: the stage.
+      streams: every stream the spec names.
+      transformer: shape the parameters were trained in, scanned or not.
+      params: plain nested dict of arrays.
+      precision: dtypes; on CPU everything is float32 (the fast one there).
+      tokenizers: see the class.
+      fingerprint: see the class.
+    """
+    self.spec = spec
+    self.streams = {stream.name: stream for stream in streams}
+    self.tokenizers = dict(tokenizers or {})
+    self.fingerprint = fingerprint
+    precision = precision or precision_lib.Precision()
+    if jax.default_backend() == "cpu":
+      precision = precision_lib.Precision()
+    layout = stages_lib.StageLayout(spec, self.streams)
+    self._offsets = layout.target_offsets
+    # Unrolled, each layer has a cache of its own that is updated in place;
+    # scanned, all caches would be copied at every decode step.
+    unrolled = artifacts.config_from_dict(
+      transformer_lib.TransformerConfig,
+      artifacts.config_to_dict(transformer)
+      | {"scan_layers": False, "remat": "none"},
+    )
+    self._network = decoder_lm.DecoderLM(
+      decoder_lm.DecoderLMConfig(
+        unrolled,
+        layout.vocab_size,
+        layout.num_target_levels,
+        layout.target_stream.codebook_size,
+      ),
+      precision,
+    )
+    self._params = jax.tree.map(
+      lambda leaf: jnp.asarray(leaf, precision.compute_dtype),
+      transformer_lib.unstack_layers(params),
+    )
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike) -> "StageLM":
+    """Loads an artefact of kind 'stage'.
+
+    Raises:
+      UserError: if it is missing, damaged or of another kind.
+    """
+    artifact = artifacts.load(directory, KIND)
+    config = artifact.config
+    try:
+      pieces = (
+        artifacts.config_from_dict(stages_lib.StageSpec, config["spec"]),
+        [
+          artifacts.config_from_dict(streams_lib.TokenStream, stream)
+          for stream in config["streams"]
+        ],
+        artifacts.config_from_dict(
+          transformer_lib.TransformerConfig, config["transformer"]
+        ),
+        artifact.arrays,
+        artifacts.config_from_dict(
+          precision_lib.Precision, config["precision"]
+        ),
+        config["tokenizers"],
+      )
+    except KeyError as error:
+      raise errors.UserError(
+        f"stage artefact at {directory} has no {error} in its config"
+      ) from error
+    return cls(*pieces, fingerprint=artifact.fingerprint)
+
+  @property
+  def target_stream(self) -> streams_lib.TokenStream:
+    """Stream of the generated codes."""
+    return self.streams[self.spec.target.stream]
+
+  @property
+  def window_frames(self) -> int:
+    """Target frames of one training crop."""
+    return self.target_stream.num_frames(self.spec.crop_secs)
+
+  def _layout(self, num_frames: int) -> stages_lib.StageLayout:
+    rate = self.target_stream.frame_rate_hz
+    secs = num_frames / rate if rate else self.spec.crop_secs
+    return stages_lib.StageLayout(self.spec, self.streams, secs)
+
+  def score(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Negative log-probability of target codes, teacher-forced.
+
+    Args:
+      codes: by stream, int32 `[batch, frames, codebooks]`, all over the same
+        duration.
+
+    Returns:
+      float32 nats `[batch, frames, levels]`.
+
+    Raises:
+      ValueError: if the frames of the streams do not fit together.
+    """
+    target = self.spec.target
+    layout = self._layout(np.shape(codes[target.stream])[-2])
+    tokens = layout.encode(codes)
+    bos = np.full_like(tokens[:, :1], stages_lib.BOS_ID)
+    return np.asarray(
+      self._score(
+        self._params,
+        np.concatenate([bos, tokens[:, :-1]], axis=1),
+        layout.decode_target(tokens[:, layout.target_start :]),
+        target_start=layout.target_start,
+      )
+    )
+
+  @functools.partial(
+    jax.jit, static_argnums=0, static_argnames=("target_start",)
+  )
+  def _score(
+    self, params: Any, tokens: jax.Array, codes: jax.Array, target_start: int
+  ) -> jax.Array:
+    logits = self._network.apply({"params": params}, tokens, target_start)
+    return decoder_lm.code_nats(logits, codes)
+
+  def generate(
+    self,
+    conditioning: Mapping[str, np.ndarray],
+    prefix: np.ndarray | None,
+    num_frames: int,
+    temperature: float,
+    keys: jax.Array,
+    first_frames: np.ndarray | int = 0,
+    forced: np.ndarray | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+  ) -> np.ndarray:
+    """Samples one window.
+
+    Args:
+      conditioning: codes by stream over the whole window (prefix included),
+        int32 `[batch, frames, codebooks]`.
+      prefix: known leading target codes `[batch, frames, levels]`, or None.
+      num_frames: frames after the prefix.
+      temperature: 0 takes the most likely code.
+      keys: typed keys `[batch]`.
+      first_frames: frame of the item at which the window starts, one for all
+        or `[batch]`; only randomness depends on it.
+      forced: given codes of the first frames after the prefix, `[batch,
+        frames, levels]`: part of the result, and not compiled in as the
+        length of `prefix` is.
+      top_k: see `sampling.SamplingConfig`.
+      top_p: see `sampling.SamplingConfig`.
+
+    Returns:
+      int32 `[batch, num_frames, levels]`, without the prefix.
+    """
+    known = 0 if prefix is None else prefix.shape[1]
+    layout = self._layout(known + num_frames)
+    levels = layout.num_target_levels
+    batch = keys.shape[0]
+    parts = [np.full((batch, 1), stages_lib.BOS_ID, np.int32)]
+    for index, segment in enumerate(self.spec.segments[:-1]):
+      codes = np.asarray(conditioning[segment.stream])
+      if codes.shape[1] != layout.segment_frames(index):
+        raise ValueError(
+          f"{segment.stream!r} codes have shape {codes.shape}: expected "
+          f"{layout.segment_frames(index)} frames for stage {self.spec.name!r}"
+        )
+      parts.append(layout.encode_segment(index, codes))
+    if known:
+      tokens = np.asarray(prefix) + layout.target_offsets
+      parts.append(tokens.reshape(batch, -1))
+    given = np.zeros((batch, num_frames, levels), np.int32)
+    num_forced = 0
+    if forced is not None:
+      num_forced = forced.shape[1]
+      given[:, :num_forced] = forced
+    first = (np.asarray(first_frames) + known) * levels
+    return np.asarray(
+      self._generate(
+        self._params,
+        np.concatenate(parts, axis=1).astype(np.int32),
+        keys,
+        np.broadcast_to(first, (batch,)).astype(np.int32),
+        given,
+        np.int32(num_forced),
+        num_frames=num_frames,
+        sampling=sampling_lib.SamplingConfig(temperature, top_k, top_p),
+      )
+    )
+
+  @functools.partial(
+    jax.jit, static_argnums=0, static_argnames=("num_frames", "sampling")
+  )
+  def _generate(
+    self,
+    params: Any,
+    tokens: jax.Array,
+    keys: jax.Array,
+    first_positions: jax.Array,
+    forced: jax.Array,
+    num_forced: jax.Array,
+    num_frames: int,
+    sampling: sampling_lib.SamplingConfig,
+  ) -> jax.Array:
+    """Prefill, then the decode loop, as one program."""
+    network = self._network
+    hidden, state = network.apply(
+      {"params": params},
+      tokens,
+      tokens.shape[1] + num_frames * len(self._offsets),
+      method="prefill",
+      mutable=["cache"],
+    )
+
+    def step(cache, token):
+      hidden, state = network.apply(
+        {"params": params, "cache": cache},
+        token,
+        method="step",
+        mutable=["cache"],
+      )
+      return state["cache"], hidden
+
+    def logits(hidden, level):
+      return network.apply(
+        {"params": params}, hidden, level, method="level_logits"
+      )
+
+    codes, _ = autoregressive.decode(
+      step,
+      logits,
+      state["cache"],
+      hidden,
+      keys,
+      first_positions,
+      self._offsets,
+      num_frames,
+      sampling,
+      forced,
+      num_forced,
+    )
+    return codes
+
+  def _conditioning(
+    self, codes: Mapping[str, np.ndarray], window: continuation.Window
+  ) -> dict[str, np.ndarray]:
+    """Conditioning codes of one window, cut from those of the whole item."""
+    layout = self._layout(window.num_frames)
+    start_secs = window.start / (self.target_stream.frame_rate_hz or 1.0)
+    cut = {}
+    for index, segment in enumerate(self.spec.segments[:-1]):
+      stream = self.streams[segment.stream]
+      array = np.asarray(codes[segment.stream])
+      span = continuation.stream_span(
+        start_secs,
+        layout.segment_frames(index),
+        stream.frame_rate_hz,
+        array.shape[1],
+      )
+      cut[segment.stream] = array[:, span]
+    return cut
+
+  def generate_long(
+    self,
+    conditioning: Mapping[str, np.ndarray],
+    total_frames: int,
+    temperature: float,
+    keys: jax.Array,
+  ) -> np.ndarray:
+    """Any length: half of each window is the end of the one before.
+
+    MusicLM sec. 5.3: 15 s of known semantic tokens, 15 s of new ones.
+
+    Args:
+      conditioning: codes by stream over the whole item.
+      total_frames: target frames to make.
+      temperature: see `generate`.
+      keys: typed keys `[batch]`.
+
+    Returns:
+      int32 `[batch, total_frames, levels]`.
+    """
+    prefix_frames = self.window_frames // 2
+    plan = continuation.plan_windows(
+      total_frames, self.window_frames, prefix_frames
+    )
+
+    def make(window, known):
+      prefix = forced = None
+      new_frames = window.num_frames
+      if known is not None:
+        # A fixed prefix, so that a last window that knows more of its frames
+        # than others reuses their compiled program.
+        prefix, forced = known[:, :prefix_frames], known[:, prefix_frames:]
+        new_frames -= prefix_frames
+      codes = self.generate(
+        self._conditioning(conditioning, window),
+        prefix,
+        new_frames,
+        temperature,
+        keys,
+        window.start,
+        forced,
+      )
+      return codes if forced is None else codes[:, forced.shape[1] :]
+
+    return continuation.run_windows(plan, make)
+
+  def generate_parallel(
+    self,
+    conditioning: Mapping[str, np.ndarray],
+    total_frames: int,
+    temperature: float,
+    keys: jax.Array,
+  ) -> np.ndarray:
+    """Any length, in independent windows decoded side by side.
+
+    AudioLM sec. III-C: fine codes of non-overlapping crops. Arguments and
+    result as in `generate_long`.
+    """
+    plan = continuation.plan_windows(total_frames, self.window_frames, 0)
+    batch = keys.shape[0]
+    per_call = max(1, MAX_ROWS // batch)
+    parts = []
+    for start in range(0, len(plan), per_call):
+      chunk = list(plan[start : start + per_call])
+      if start:  # Repeats fill the last call up to the compiled shape.
+        chunk += [chunk[-1]] * (per_call - len(chunk))
+      cuts = [self._conditioning(conditioning, window) for window in chunk]
+      codes = self.generate(
+        {name: np.concatenate([cut[name] for cut in cuts]) for name in cuts[0]},
+        None,
+        chunk[0].num_frames,
+        temperature,
+        jnp.tile(keys, len(chunk)),
+        np.repeat([window.start for window in chunk], batch),
+      )
+      parts += np.split(codes, len(chunk))
+    return continuation.join_windows(plan, parts)
