@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.layers import dense, positions
 from musiclm_jax.partitioning import axes
 
 _ACTIVATION_NAMES = ("batch", "length", "embed")
@@ -65,35 +66,6 @@ class ConformerConfig:
       )
 
 
-def rotate(x: jax.Array) -> jax.Array:
-  """Rotary positions: turns each pair of features by its frame's angle.
-
-  Args:
-    x: `[batch, frames, heads, kv]`, kv even.
-
-  Returns:
-    The same shape; products of two rotated vectors depend on the distance of
-    their frames only (RoFormer, arXiv 2104.09864).
-  """
-  half = x.shape[-1] // 2
-  rates = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None] * rates
-  sin, cos = jnp.sin(angles)[None, :, None], jnp.cos(angles)[None, :, None]
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
-
-
-def _norm(name: str, dtype: jnp.dtype, param_dtype: jnp.dtype) -> nn.LayerNorm:
-  return nn.LayerNorm(
-    dtype=dtype,
-    param_dtype=param_dtype,
-    scale_init=axes.named(nn.initializers.ones, ("embed",)),
-    bias_init=axes.named(nn.initializers.zeros, ("embed",)),
-    name=name,
-  )
-
-
 class _Block(nn.Module):
   """One Conformer block."""
 
@@ -103,14 +75,9 @@ class _Block(nn.Module):
 
   def _dense(
     self, features: int, name: str, names: tuple[str, str]
-  ) -> nn.Dense:
-    return nn.Dense(
-      features,
-      dtype=self.precision.compute_dtype,
-      param_dtype=self.precision.param_dtype,
-      kernel_init=axes.named(nn.initializers.lecun_normal(), names),
-      bias_init=axes.named(nn.initializers.zeros, names[1:]),
-      name=name,
+  ) -> dense.Dense:
+    return dense.Dense(
+      (features,), names, self.precision, use_bias=True, name=name
     )
 
   def _drop(self, x: jax.Array) -> jax.Array:
@@ -118,8 +85,13 @@ class _Block(nn.Module):
     return nn.Dropout(rate, deterministic=self.deterministic)(x)
 
   def _layer_norm(self, name: str, x: jax.Array) -> jax.Array:
-    precision = self.precision
-    return _norm(name, precision.compute_dtype, precision.param_dtype)(x)
+    return nn.LayerNorm(
+      dtype=self.precision.compute_dtype,
+      param_dtype=self.precision.param_dtype,
+      scale_init=axes.named(nn.initializers.ones, ("embed",)),
+      bias_init=axes.named(nn.initializers.zeros, ("embed",)),
+      name=name,
+    )(x)
 
   def _mlp(self, x: jax.Array, prefix: str) -> jax.Array:
     x = self._layer_norm(f"{prefix}_norm", x)
@@ -134,36 +106,28 @@ class _Block(nn.Module):
     config, dtype = self.config, self.precision.compute_dtype
     heads, kv = config.num_heads, config.embed_dim // config.num_heads
     x = self._layer_norm("attention_norm", x)
-
-    def kernel(name, shape, names, in_axis):
-      out_axis = tuple(i for i in range(3) if i not in in_axis)
-      init = nn.initializers.variance_scaling(
-        1.0, "fan_in", "truncated_normal", in_axis, out_axis
-      )
-      param_dtype = self.precision.param_dtype
-      value = self.param(name, axes.named(init, names), shape, param_dtype)
-      return value.astype(dtype)
+    frames = jnp.arange(x.shape[1])
 
     def project(name):
-      shape = (config.embed_dim, heads, kv)
-      weight = kernel(
-        f"attention_{name}", shape, ("embed", "heads", "kv"), (0,)
-      )
-      return jnp.einsum("btd,dhk->bthk", x, weight)
+      return dense.Dense(
+        (heads, kv), ("embed", "heads", "kv"), self.precision, name=name
+      )(x)
 
-    query, keys, values = project("query"), project("key"), project("value")
-    scores = jnp.einsum("bqhk,bthk->bhqt", rotate(query), rotate(keys))
+    query = positions.rotate(project("attention_query"), frames)
+    keys = positions.rotate(project("attention_key"), frames)
+    scores = jnp.einsum("bqhk,bthk->bhqt", query, keys)
     scores = scores.astype(jnp.float32) * kv**-0.5
     scores = jnp.where(mask[:, None, None, :], scores, -1e9)
     weights = self._drop(jax.nn.softmax(scores).astype(dtype))
-    out = jnp.einsum("bhqt,bthk->bqhk", weights, values)
-    weight = kernel(
-      "attention_out",
-      (heads, kv, config.embed_dim),
+    out = jnp.einsum("bhqt,bthk->bqhk", weights, project("attention_value"))
+    merge = dense.Dense(
+      (config.embed_dim,),
       ("heads", "kv", "embed"),
-      (0, 1),
+      self.precision,
+      num_in_axes=2,
+      name="attention_out",
     )
-    return self._drop(jnp.einsum("bqhk,hkd->bqd", out, weight))
+    return self._drop(merge(out))
 
   def _convolution(self, x: jax.Array, mask: jax.Array) -> jax.Array:
     config, dtype = self.config, self.precision.compute_dtype

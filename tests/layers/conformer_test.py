@@ -61,20 +61,6 @@ def test_every_frame_sees_both_directions(setup):
     assert (change > 1e-6).all()
 
 
-def test_rotation_makes_products_relative():
-  query = jnp.broadcast_to(
-    jax.random.normal(jax.random.key(0), (1, 1, 1, 8)), (1, 12, 1, 8)
-  )
-  key = jnp.broadcast_to(
-    jax.random.normal(jax.random.key(1), (1, 1, 1, 8)), (1, 12, 1, 8)
-  )
-  scores = jnp.einsum(
-    "bqhk,bthk->qt", conformer.rotate(query), conformer.rotate(key)
-  )
-  np.testing.assert_allclose(scores[2, 5], scores[7, 10], rtol=1e-4)
-  assert abs(float(scores[2, 5] - scores[2, 7])) > 1e-3
-
-
 def test_scanned_equals_unrolled(setup):
   stack, variables, x = setup
   config = dataclasses.replace(CONFIG, scan_layers=True, remat=True)
