@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timed notes to a waveform, and a waveform to FLAC bytes.
+
+Sound comes from symusic's synthesizer and the General MIDI SoundFont that
+lies inside the pretty_midi wheel; nothing is downloaded.
+"""
+
+import functools
+import importlib.util
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import arrange
+
+SAMPLE_RATE_HZ = 24_000
+_TICKS_PER_QUARTER = 480
+_QPM = 120.0
+_TICKS_PER_SEC = _TICKS_PER_QUARTER * _QPM / 60.0
+# Root mean square of a whole clip, in dB below full scale.
+RMS_DB = {"soft": -26.0, "medium": -20.0, "loud": -14.5}
+_KNEE, _CEILING = 0.7, 0.98
+_FADE_SECS = 0.02
+
+
+@functools.cache
+def soundfont_path() -> pathlib.Path:
+  """The SoundFont inside the pretty_midi wheel.
+
+  Raises:
+    ModuleNotFoundError: if pretty_midi is not installed.
+  """
+  spec = importlib.util.find_spec("pretty_midi")
+  if spec is None or spec.origin is None:
+    raise ModuleNotFoundError(
+      "pretty_midi is not installed: pip install pretty_midi"
+    )
+  return pathlib.Path(spec.origin).parent / "TimGM6mb.sf2"
+
+
+@functools.cache
+def _synthesizer() -> Any:
+  import symusic
+
+  return symusic.Synthesizer(
+    sf_path=str(soundfont_path()), sample_rate=SAMPLE_RATE_HZ, quality=4
+  )
+
+
+def synthesize(tracks: Sequence[arrange.Track]) -> np.ndarray:
+  """Plays tracks.
+
+  Args:
+    tracks: at least one note in all.
+
+  Returns:
+    float32 `[samples]`, mono at `SAMPLE_RATE_HZ`, any level.
+  """
+  import symusic
+
+  score = symusic.Score(_TICKS_PER_QUARTER)
+  score.tempos.append(symusic.Tempo(0, qpm=_QPM))
+  for track in tracks:
+    played = symusic.Track(program=track.program, is_drum=track.is_drums)
+    for onset, duration, pitch, velocity in track.notes:
+      played.notes.append(
+        symusic.Note(
+          round(onset * _TICKS_PER_SEC),
+          max(round(duration * _TICKS_PER_SEC), 1),
+          pitch,
+          velocity,
+        )
+      )
+    score.tracks.append(played)
+  stereo = np.asarray(_synthesizer().render(score, stereo=True))
+  return stereo.mean(axis=0, dtype=np.float32)
+
+
+def _limit(waveform: np.ndarray) -> np.ndarray:
+  """Bends what exceeds the knee so that nothing reaches full scale."""
+  over = np.abs(waveform) - _KNEE
+  room = _CEILING - _KNEE
+  bent = _KNEE + room * np.tanh(np.maximum(over, 0.0) / room)
+  return np.where(over > 0, np.sign(waveform) * bent, waveform)
+
+
+def finish(waveform: np.ndarray, secs: float, loudness: str) -> np.ndarray:
+  """Cuts to length, sets the level and fades the cut end.
+
+  Args:
+    waveform: float32 `[samples]`, at least `secs` long, or padded.
+    secs: length wanted.
+    loudness: a key of `RMS_DB`.
+
+  Returns:
+    float32 `[round(secs * SAMPLE_RATE_HZ)]` in (-1, 1).
+
+  Raises:
+    ValueError: if nothing sounds.
+  """
+  num_samples = round(secs * SAMPLE_RATE_HZ)
+  peak = float(np.abs(waveform).max(initial=0.0))
+  if peak == 0.0:
+    raise ValueError("rendered waveform is silent: expected sounding notes")
+  # Slow attacks start below hearing: the clip begins where sound does.
+  first = int(np.argmax(np.abs(waveform) > 0.01 * peak))
+  waveform = waveform[first : first + num_samples].astype(np.float32)
+  waveform = np.pad(waveform, (0, num_samples - len(waveform)))
+  rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+  waveform = _limit(waveform * (10.0 ** (RMS_DB[loudness] / 20.0) / rms))
+  fade = round(_FADE_SECS * SAMPLE_RATE_HZ)
+  waveform[-fade:] *= np.linspace(1.0, 0.0, fade)
+  return waveform.astype(np.float32)
+
+
+def to_flac(
+  waveform: np.ndarray, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> bytes:
+  """float32 `[samples]` in [-1, 1] to 16 bit FLAC bytes."""
+  import soundfile
+
+  buffer = io.BytesIO()
+  soundfile.write(
+    buffer, waveform, sample_rate_hz, format="FLAC", subtype="PCM_16"
+  )
+  return buffer.getvalue()

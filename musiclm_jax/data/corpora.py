@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corpora from builders: finds, loads and runs the builders in `data/`.
+
+A name, a size or a folder of audio flows in; the path of a built TFDS dataset
+flows out. Builders need neither apache_beam nor mlcroissant here.
+"""
+
+import importlib
+import importlib.util
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from musiclm_jax.core import errors
+from musiclm_jax.data import worker_pool
+
+SAMPLE_RATE_HZ = 24_000
+_BUILDERS_PACKAGE = "musiclm_jax_builders"
+_SCORE_CORPUS, _AUDIO_FOLDER = "score_corpus", "audio_folder"
+
+
+def clip_features() -> Any:
+  """Features of a clip, the same in every corpus.
+
+  Audio stays encoded (FLAC, 16 bit, mono, 24 kHz) until a crop is wanted, so
+  it is a scalar of bytes and not a TFDS `Audio` feature.
+  """
+  import numpy as np
+  import tensorflow_datasets as tfds
+
+  return tfds.features.FeaturesDict(
+    {
+      "id": tfds.features.Text(),
+      "audio": tfds.features.Tensor(shape=(), dtype=np.object_),
+      "sample_rate_hz": tfds.features.Scalar(dtype=np.int32),
+      "num_samples": tfds.features.Scalar(dtype=np.int64),
+      "work_id": tfds.features.Text(),
+      "arrangement": tfds.features.Scalar(dtype=np.int32),
+      "captions": tfds.features.Sequence(tfds.features.Text()),
+      "aspects": tfds.features.Sequence(tfds.features.Text()),
+    }
+  )
+
+
+def find_builder_dir(
+  directory: str | os.PathLike | None = None,
+) -> pathlib.Path:
+  """The folder that holds one folder per corpus builder.
+
+  Args:
+    directory: that folder, where it is not the usual one.
+
+  Returns:
+    `directory`, or `data/` beside the package in a checkout, or the installed
+    package `musiclm_jax_builders`.
+
+  Raises:
+    UserError: if no builders lie there.
+  """
+  if directory is not None:
+    candidates = [pathlib.Path(directory)]
+  else:
+    candidates = [pathlib.Path(__file__).resolve().parents[2] / "data"]
+    spec = importlib.util.find_spec(_BUILDERS_PACKAGE)
+    if spec is not None and spec.submodule_search_locations:
+      candidates.extend(map(pathlib.Path, spec.submodule_search_locations))
+  for candidate in candidates:
+    if (candidate / _SCORE_CORPUS).is_dir():
+      return candidate
+  raise errors.UserError(
+    f"no corpus builders in {' or '.join(map(str, candidates))}: expected a "
+    f"folder {_SCORE_CORPUS!r} there"
+  )
+
+
+def load_builder_module(
+  corpus: str, builder_dir: str | os.PathLike | None = None
+) -> Any:
+  """Imports the builder module of a corpus.
+
+  It is imported under a package name of our own, not as `data`, a name any
+  other project may use; imports inside its folder are relative ones.
+
+  Args:
+    corpus: folder in the builder directory.
+    builder_dir: see `find_builder_dir`.
+
+  Raises:
+    UserError: if there is no such corpus.
+  """
+  directory = find_builder_dir(builder_dir)
+  name = f"{corpus}_dataset_builder"
+  if not (directory / corpus / f"{name}.py").is_file():
+    known = [path.parent.name for path in directory.glob("*/*_builder.py")]
+    raise errors.UserError(
+      f"corpus {corpus!r} in {directory}: expected one of {sorted(known)}"
+      f"{errors.nearest(corpus, known)}"
+    )
+  worker_pool.register_package(_BUILDERS_PACKAGE, [str(directory)])
+  return importlib.import_module(f"{_BUILDERS_PACKAGE}.{corpus}.{name}")
+
+
+def _build(builder: Any) -> pathlib.Path:
+  """Builds a dataset unless it is there; returns its folder.
+
+  TFDS writes to a folder `incomplete.*` and renames it at the end, so a
+  killed build leaves nothing that looks whole; what it leaves is removed.
+  """
+  import tensorflow_datasets as tfds
+
+  path = pathlib.Path(builder.data_dir)
+  if builder.is_prepared():
+    return path
+  for leftover in path.parent.glob(f"incomplete.*_{path.name}"):
+    shutil.rmtree(leftover, ignore_errors=True)
+  # Builders show their own progress, one line per ten seconds in a log.
+  tfds.disable_progress_bar()
+  builder.download_and_prepare()
+  return path
+
+
+def prepare_score_corpus(
+  data_dir: str | os.PathLike,
+  size: str = "tiny",
+  seed: int = 0,
+  num_processes: int = 0,
+  builder_dir: str | os.PathLike | None = None,
+) -> pathlib.Path:
+  """Renders the demo corpus, or finds it rendered.
+
+  Args:
+    data_dir: where built datasets lie, one folder per corpus.
+    size: 'tiny' (33 min in train) or 'small' (10 h).
+    seed: of works, splits and arrangements; other seeds than 0 get a folder
+      of their own.
+    num_processes: renderers; 0 means all cores. Does not change the corpus.
+    builder_dir: see `find_builder_dir`.
+
+  Returns:
+    The dataset's folder, `<data_dir>/score_corpus/tiny/1.0.0`.
+
+  Raises:
+    UserError: if the size is unknown.
+  """
+  module = load_builder_module(_SCORE_CORPUS, builder_dir)
+  sizes = sorted(module.plans.SIZES)
+  if size not in sizes:
+    raise errors.UserError(
+      f"size={size!r} of {_SCORE_CORPUS}: expected one of {sizes}"
+      f"{errors.nearest(size, sizes)}"
+    )
+  config = size
+  if seed != 0:
+    config = module.ScoreCorpusConfig(
+      name=f"{size}_seed{seed}",
+      description=f"Size {size}, seed {seed}.",
+      size=size,
+      seed=seed,
+    )
+  return _build(
+    module.Builder(
+      config=config,
+      data_dir=os.fspath(data_dir),
+      num_processes=num_processes,
+    )
+  )
