@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seqio preprocessors: whole clips or codes in, one training crop out.
+
+Everything random is drawn from the example's `crop_seed`, a hash of the run's
+seed and the position in the run, never from the order of calls.
+"""
+
+import fractions
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import sentencepiece
+import seqio
+import tensorflow as tf
+
+from musiclm_jax.core import stages
+from musiclm_jax.core import streams as streams_lib
+from musiclm_jax.data import features, text_vocabulary, token_cache
+
+_SILENT_PEAK = 1e-4  # -80 dBFS: noise below it is not scaled up.
+
+Example = dict[str, tf.Tensor]
+
+
+def _draw_int(example: Mapping[str, tf.Tensor], name: str, count) -> tf.Tensor:
+  """Uniform int32 in `[0, count)`, a function of (crop_seed, name)."""
+  return tf.random.stateless_uniform(
+    [], _named_seed(example, name), 0, count, tf.int32, alg="philox"
+  )
+
+
+def _named_seed(example: Mapping[str, tf.Tensor], name: str) -> tf.Tensor:
+  mark = zlib.crc32(name.encode()) & 0x7FFFFFFF
+  return tf.bitwise.bitwise_xor(
+    example[features.CROP_SEED], tf.constant([mark, 0], tf.int32)
+  )
+
+
+@seqio.map_over_dataset
+def crop_waveform(example: Example, num_samples: int) -> Example:
+  """Takes a random crop; a shorter clip is padded with zeros at its end.
+
+  Args:
+    example: `waveform` float32 `[samples]`.
+    num_samples: length of the crop.
+
+  Returns:
+    The example with `waveform` `[num_samples]` and `num_samples`, how many of
+    them are real.
+  """
+  waveform = example["waveform"]
+  total = tf.shape(waveform)[0]
+  start = _draw_int(example, "crop", tf.maximum(total - num_samples, 0) + 1)
+  crop = waveform[start : start + num_samples]
+  num_real = tf.shape(crop)[0]
+  crop = tf.pad(crop, [[0, num_samples - num_real]])
+  crop.set_shape([num_samples])
+  return {**example, "waveform": crop, "num_samples": num_real}
+
+
+@seqio.map_over_dataset
+def normalize_peak(example: Example, peak: float) -> Example:
+  """Scales the crop so that its largest magnitude is `peak`."""
+  waveform = example["waveform"]
+  found = tf.reduce_max(tf.abs(waveform))
+  gain = tf.where(found > _SILENT_PEAK, peak / found, 1.0)
+  return {**example, "waveform": waveform * gain}
+
+
+@seqio.map_over_dataset
+def random_gain(example: Example, min_db: float, max_db: float) -> Example:
+  """Scales the crop by a gain uniform in decibels, then clips to [-1, 1]."""
+  gain_db = tf.random.stateless_uniform(
+    [], _named_seed(example, "gain"), min_db, max_db, alg="philox"
+  )
+  waveform = example["waveform"] * tf.pow(10.0, gain_db / 20.0)
+  return {**example, "waveform": tf.clip_by_value(waveform, -1.0, 1.0)}
+
+
+@seqio.map_over_dataset
+def tokenize_caption(
+  example: Example,
+  processor: sentencepiece.SentencePieceProcessor,
+  text_length: int,
+) -> Example:
+  """Adds `text_tokens` int32 `[text_length]` of one of the captions."""
+  captions = example["captions"]
+  chosen = _draw_int(example, "caption", tf.size(captions))
+
+  def encode(text: bytes) -> np.ndarray:
+    return text_vocabulary.encode(processor, text.decode(), text_length)
+
+  tokens = tf.numpy_function(encode, [captions[chosen]], tf.int32)
+  tokens.set_shape([text_length])
+  return {**example, "text_tokens": tokens}
+
+
+def grid_hz(streams: Mapping[str, streams_lib.TokenStream]) -> float:
+  """The rate on which frames of all timed streams start together.
+
+  The greatest common divisor of the frame rates: 25 Hz for 25 and 50 Hz.
+
+  Raises:
+    ValueError: if no stream has a frame rate.
+  """
+  rates = [
+    fractions.Fraction(stream.frame_rate_hz).limit_denominator(1000)
+    for stream in streams.values()
+    if stream.frame_rate_hz
+  ]
+  if not rates:
+    raise ValueError(
+      f"streams={sorted(streams)}: expected one with a frame rate"
+    )
+  common = rates[0]
+  for rate in rates[1:]:
+    common = fractions.Fraction(
+      math.gcd(
+        common.numerator * rate.denominator, rate.numerator * common.denominator
+      ),
+      common.denominator * rate.denominator,
+    )
+  return float(common)
+
+
+class StageCropper:
+  """Cuts the same span of audio out of all streams of a clip."""
+
+  def __init__(
+    self,
+    layout: stages.StageLayout,
+    config: token_cache.TokenCacheConfig,
+    mulan_codebooks: np.ndarray | None,
+  ):
+    """Prepares crops of a stage.
+
+    Args:
+      layout: gives the number of frames of each stream.
+      config: of the token cache.
+      mulan_codebooks: float32 `[codebooks, codebook_size, embedding]`.
+    """
+    self._config = config
+    self._codebooks = mulan_codebooks
+    self.grid_hz = grid_hz(config.streams_by_name())
+    segments = layout.spec.segments
+    self._frames = {
+      segment.stream: layout.segment_frames(index)
+      for index, segment in enumerate(segments)
+    }
+    self.stream_names = tuple(self._frames)
+    self._crop_grid = round(layout.secs * self.grid_hz)
+    timed = [n for n in self.stream_names if n != token_cache.MULAN]
+    # Frames of each timed stream per grid frame.
+    self._factors = {
+      name: round(config.stream(name).frame_rate_hz / self.grid_hz)
+      for name in timed
+    }
+
+  def num_starts(self, num_frames: Mapping[str, int]) -> int:
+    """Possible crop starts of a clip, at least 1.
+
+    Args:
+      num_frames: frames of each timed stream of the stage.
+    """
+    return max(self._num_grid(num_frames) - self._crop_grid, 0) + 1
+
+  def _num_grid(self, num_frames: Mapping[str, int]) -> int:
+    return min(
+      num_frames[name] // factor for name, factor in self._factors.items()
+    )
+
+  def crop(
+    self, arrays: Mapping[str, np.ndarray], start: int
+  ) -> dict[str, np.ndarray]:
+    """Codes of the crop that begins at grid frame `start`.
+
+    Args:
+      arrays: as in `token_cache.CachedClip`.
+      start: below `num_starts`.
+
+    Returns:
+      int32 `[frames, codebooks]` by stream name, -1 where the clip has ended.
+    """
+    frames = {name: len(arrays[name]) for name in self._factors}
+    end = min(start + self._crop_grid, self._num_grid(frames))
+    out = {}
+    for name, factor in self._factors.items():
+      codes = arrays[name]
+      padded = np.full((self._frames[name], codes.shape[1]), -1, np.int32)
+      piece = codes[start * factor : end * factor][: len(padded)]
+      padded[: len(piece)] = piece
+      out[name] = padded
+    if token_cache.MULAN in self._frames:
+      out[token_cache.MULAN] = token_cache.mulan_codes(
+        arrays[token_cache.EMBEDDINGS],
+        self._codebooks,
+        start / self.grid_hz,
+        end / self.grid_hz,
+        self._config,
+      )
+    return out
+
+
+@seqio.map_over_dataset
+def crop_codes(example: Example, cropper: StageCropper) -> Example:
+  """Takes a random crop on the grid shared by all streams.
+
+  Args:
+    example: codes `[frames, codebooks]` by stream, and `mulan_embeddings`.
+    cropper: of the stage.
+
+  Returns:
+    The bookkeeping features and the cropped codes, -1 on padding.
+  """
+  inputs = [name for name in example if name not in features.BOOKKEEPING]
+  names = cropper.stream_names
+
+  def starts(*lengths: np.ndarray) -> np.ndarray:
+    frames = {name: int(length) for name, length in zip(inputs, lengths)}
+    return np.int32(cropper.num_starts(frames))
+
+  lengths = [tf.shape(example[name])[0] for name in inputs]
+  count = tf.numpy_function(starts, lengths, tf.int32)
+  start = _draw_int(example, "crop", tf.reshape(count, []))
+
+  def crop(start: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+    cropped = cropper.crop(dict(zip(inputs, values)), int(start))
+    return [cropped[name] for name in names]
+
+  values = tf.numpy_function(
+    crop, [start, *(example[name] for name in inputs)], [tf.int32] * len(names)
+  )
+  out = {name: example[name] for name in features.BOOKKEEPING}
+  for name, value in zip(names, values):
+    value.set_shape([None, None])
+    out[name] = value
+  return out

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seqio data sources with random access: positions in, clips or codes out.
+
+The example at position `k = step * global_batch_size + row` of a run is a pure
+function of (seed, k). A host reads its own rows of each global batch, so the
+global batches do not depend on the number of hosts, and a run resumes at any
+step at once. Nothing is shuffled in a buffer.
+"""
+
+import abc
+import dataclasses
+import io
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import soundfile
+import soxr
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from musiclm_jax.core import errors
+from musiclm_jax.data import example_order, features, token_cache
+
+CORPUS_INFO = "dataset_info.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShard(seqio.ShardInfo):
+  """Seqio shard info that names this host's rows of each global batch.
+
+  Attributes:
+    global_batch_size: rows over all hosts.
+    start_step: first global batch.
+    num_steps: batches to read, or None for endless training.
+  """
+
+  global_batch_size: int = 1
+  start_step: int = 0
+  num_steps: int | None = None
+
+  @property
+  def host_batch_size(self) -> int:
+    return self.global_batch_size // self.num_shards
+
+  def keys(self) -> tf.data.Dataset:
+    """Positions `k` in the order this host reads them."""
+    rows = self.host_batch_size
+    start = self.start_step * rows
+    count = tf.int64.max // self.global_batch_size - start
+    if self.num_steps is not None:
+      count = self.num_steps * rows
+
+    def to_key(item: tf.Tensor) -> tf.Tensor:
+      step, row = item // rows, item % rows
+      return step * self.global_batch_size + self.index * rows + row
+
+    return tf.data.Dataset.range(start, start + count).map(to_key)
+
+
+class IndexedSource(seqio.DataSource, abc.ABC):
+  """A source over the records of one or more directories.
+
+  Subclasses open the records of one (directory, split) and read one of them.
+  `get_dataset` takes a `BatchShard` from our loader, or a plain
+  `seqio.ShardInfo` (or None), for which it reads one epoch.
+  """
+
+  def __init__(
+    self,
+    directories: Sequence[str],
+    signature: Mapping[str, tf.TensorSpec],
+    weights: Sequence[float] = (),
+    num_threads: int = 4,
+  ):
+    """Reads the sizes of all splits.
+
+    Args:
+      directories: corpora or token caches.
+      signature: features `read` returns.
+      weights: share of each directory, empty for one pass over all of them.
+      num_threads: reader threads of one dataset.
+
+    Raises:
+      UserError: if a directory is missing or has no split.
+    """
+    self.directories = tuple(str(directory) for directory in directories)
+    if not self.directories:
+      raise errors.UserError("corpus or cache directories: expected at least 1")
+    if len(weights) and len(weights) != len(self.directories):
+      raise errors.UserError(
+        f"weights={tuple(weights)}: expected one per directory of "
+        f"{self.directories}"
+      )
+    if any(not weight > 0 for weight in weights):
+      raise errors.UserError(f"weights={tuple(weights)}: expected all > 0")
+    self._signature = dict(signature)
+    self._weights = tuple(weights)
+    self._num_threads = num_threads
+    self._opened: dict[str, list[Any]] = {}
+    self._lock = threading.Lock()
+    sizes = [self.split_sizes(directory) for directory in self.directories]
+    common = set.intersection(*(set(size) for size in sizes))
+    super().__init__(
+      splits=tuple(sorted(common)),
+      num_input_examples={
+        split: sum(size[split] for size in sizes) for split in common
+      },
+      caching_permitted=False,
+      performs_internal_shuffling=True,
+    )
+
+  @abc.abstractmethod
+  def split_sizes(self, directory: str) -> dict[str, int]:
+    """Records by split of one directory."""
+
+  @abc.abstractmethod
+  def open_records(self, directory: str, split: str) -> Any:
+    """A sequence of the records of one split, random access."""
+
+  @abc.abstractmethod
+  def read(self, records: Any, index: int) -> dict[str, np.ndarray]:
+    """The features of one record, as the signature says."""
+
+  def describe(self, split: str, position: int) -> str:
+    """Names the record at `position`, for alarms."""
+    order = example_order.ExampleOrder([len(r) for r in self.records(split)], 0)
+    corpus, index = order.corpus_of(position)
+    return f"record {index} of split {split!r} in {self.directories[corpus]}"
+
+  def records(self, split: str) -> list[Any]:
+    """Opened records of `split`, one per directory, non-empty."""
+    if split not in self.splits:
+      raise errors.UserError(
+        f"split {split!r} of {self.directories}: expected one of "
+        f"{list(self.splits)}{errors.nearest(split, self.splits)}"
+      )
+    with self._lock:
+      if split not in self._opened:
+        opened = [self.open_records(d, split) for d in self.directories]
+        for directory, records in zip(self.directories, opened):
+          if not len(records):
+            raise errors.UserError(
+              f"split {split!r} of {directory} is empty: expected records"
+            )
+        self._opened[split] = opened
+      return self._opened[split]
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return True
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return [split]
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused: Any,
+  ) -> tf.data.Dataset:
+    """Examples at the positions `shard_info` names.
+
+    Args:
+      split: which records.
+      shuffle: False for corpus order without repeats.
+      seed: of order and crops; None is 0.
+      shard_info: `BatchShard`, `seqio.ShardInfo` or None.
+      **unused: arguments of other seqio sources.
+
+    Returns:
+      A dataset of the source's signature and `features.BOOKKEEPING`.
+    """
+    records = self.records(split)
+    seed = 0 if seed is None else int(seed)
+    sizes = [len(entry) for entry in records]
+    order = example_order.ExampleOrder(sizes, seed, self._weights, shuffle)
+    if isinstance(shard_info, BatchShard):
+      keys = shard_info.keys()
+    else:
+      keys = tf.data.Dataset.range(order.num_examples)
+      if shard_info is not None:
+        keys = keys.shard(shard_info.num_shards, shard_info.index)
+    reader = self._reader(records, order, seed, shuffle)
+    signature = {**self._signature, **features.BOOKKEEPING}
+    names = list(signature)
+
+    def load(key: tf.Tensor) -> dict[str, tf.Tensor]:
+      dtypes = [signature[name].dtype for name in names]
+      values = tf.numpy_function(reader, [key], dtypes)
+      for name, value in zip(names, values):
+        value.set_shape(signature[name].shape)
+      return dict(zip(names, values))
+
+    return keys.map(
+      load, num_parallel_calls=self._num_threads, deterministic=True
+    )
+
+  def _reader(
+    self,
+    records: Sequence[Any],
+    order: example_order.ExampleOrder,
+    seed: int,
+    shuffle: bool,
+  ) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """The function of a position that tf.data calls."""
+    names = list(self._signature)
+
+    def read_key(key: np.ndarray) -> list[np.ndarray]:
+      k = int(key)
+      # In order, positions past the end only fill the last batch.
+      is_real = shuffle or k < order.num_examples
+      position = order.position(k)
+      corpus, index = order.corpus_of(position)
+      example = self.read(records[corpus], index)
+      crop_hash = example_order.mix(seed, k, 1)
+      crop_seed = [crop_hash >> 33, crop_hash & 0x7FFFFFFF]
+      return [example[name] for name in names] + [
+        np.asarray(position, np.int64),
+        np.asarray(is_real, np.float32),
+        np.asarray(crop_seed, np.int32),
+      ]
+
+    return read_key
+
+
+def corpus_builder(directory: str | os.PathLike) -> tfds.core.DatasetBuilder:
+  """The TFDS builder of a prepared corpus.
+
+  Raises:
+    UserError: if the directory holds no prepared corpus.
+  """
+  path = pathlib.Path(directory)
+  if not (path / CORPUS_INFO).is_file():
+    raise errors.UserError(
+      f"no prepared corpus at {path}: {CORPUS_INFO} is missing; make one "
+      "with `musiclm prepare`"
+    )
+  try:
+    return tfds.builder_from_directory(path)
+  except Exception as error:  # TFDS raises many kinds for damaged metadata
+    raise errors.UserError(f"damaged corpus at {path}: {error}") from error
+
+
+def decode_audio(content: bytes, sample_rate_hz: int) -> np.ndarray:
+  """An audio file's bytes to mono int16 `[samples]` at `sample_rate_hz`.
+
+  Raises:
+    ValueError: if it cannot be decoded (soundfile's errors are RuntimeErrors
+      and are turned into it).
+  """
+  try:
+    samples, rate = soundfile.read(
+      io.BytesIO(content), dtype="int16", always_2d=True
+    )
+  except RuntimeError as error:
+    raise ValueError(str(error)) from error
+  if samples.shape[1] == 1 and rate == sample_rate_hz:
+    return samples[:, 0]
+  waveform = samples.astype(np.float32).mean(axis=1)
+  if rate != sample_rate_hz:
+    waveform = soxr.resample(waveform, rate, sample_rate_hz)
+  return np.clip(np.round(waveform), -32768, 32767).astype(np.int16)
+
+
+class _Clips:
+  """Records of one split of a corpus; decoded clips are kept up to a limit."""
+
+  def __init__(self, directory: str, split: str, max_bytes: int):
+    self.directory = directory
+    self._records = corpus_builder(directory).as_data_source(split)
+    self._max_bytes = max_bytes
+    self._num_bytes = 0
+    self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def clip_id(self, index: int) -> str:
+    return _to_str(self._records[index]["id"])
+
+  def get(
+    self, index: int, sample_rate_hz: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """(int16 samples, captions as bytes) of one clip."""
+    kept = self._kept.get(index)
+    if kept is not None:
+      return kept
+    record = self._records[index]
+    try:
+      samples = decode_audio(record["audio"], sample_rate_hz)
+    except ValueError as error:
+      raise errors.UserError(
+        f"clip {_to_str(record['id'])!r} of corpus {self.directory}: its audio "
+        f"cannot be decoded ({error})"
+      ) from error
+    captions = [_to_bytes(text) for text in record["captions"]]
+    clip = samples, np.array(captions, np.bytes_)
+    with self._lock:
+      if self._num_bytes + samples.nbytes <= self._max_bytes:
+        self._num_bytes += samples.nbytes
+        self._kept[index] = clip
+    return clip
+
+
+def _to_bytes(text: Any) -> bytes:
+  return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def _to_str(text: Any) -> str:
+  return text if isinstance(text, str) else bytes(text).decode()
+
+
+class ClipSource(IndexedSource):
+  """Decoded clips of TFDS corpora: `waveform` and `captions`."""
+
+  def __init__(
+    self,
+    corpus_dirs: Sequence[str],
+    sample_rate_hz: int,
+    weights: Sequence[float] = (),
+    needs_captions: bool = False,
+    max_ram_bytes: int = 1 << 28,
+    num_threads: int = 4,
+  ):
+    """Opens corpora.
+
+    Args:
+      corpus_dirs: prepared corpora.
+      sample_rate_hz: clips are resampled to it when they are read.
+      weights: share of each corpus, see `IndexedSource`.
+      needs_captions: a clip without captions is an error.
+      max_ram_bytes: decoded clips (int16) kept in memory, per corpus.
+      num_threads: reader threads.
+    """
+    self._sample_rate_hz = sample_rate_hz
+    self._needs_captions = needs_captions
+    self._max_ram_bytes = max_ram_bytes
+    super().__init__(corpus_dirs, features.CLIP, weights, num_threads)
+
+  def split_sizes(self, directory: str) -> dict[str, int]:
+    splits = corpus_builder(directory).info.splits
+    return {name: info.num_examples for name, info in splits.items()}
+
+  def open_records(self, directory: str, split: str) -> _Clips:
+    return _Clips(directory, split, self._max_ram_bytes)
+
+  def read(self, records: _Clips, index: int) -> dict[str, np.ndarray]:
+    samples, captions = records.get(index, self._sample_rate_hz)
+    if self._needs_captions and not len(captions):
+      raise errors.UserError(
+        f"clip {records.clip_id(index)!r} of corpus {records.directory} has no "
+        "captions: expected at least 1"
+      )
+    waveform = samples.astype(np.float32) / np.float32(32768.0)
+    return {"waveform": waveform, "captions": captions}
+
+  def describe(self, split: str, position: int) -> str:
+    """Names the clip at `position` by its id."""
+    records = self.records(split)
+    order = example_order.ExampleOrder([len(entry) for entry in records], 0)
+    corpus, index = order.corpus_of(position)
+    return (
+      f"clip {records[corpus].clip_id(index)!r} of "
+      + (self.directories[corpus])
+    )
+
+
+class CacheSource(IndexedSource):
+  """Codes of token caches: one feature per stream, embeddings for MuLan."""
+
+  def __init__(
+    self,
+    cache_dirs: Sequence[str],
+    stream_names: Sequence[str],
+    weights: Sequence[float] = (),
+    num_threads: int = 2,
+  ):
+    """Opens token caches made by the same tokenizers.
+
+    Args:
+      cache_dirs: token caches; all must have the same streams and
+        fingerprints.
+      stream_names: streams to read; 'mulan' gives `mulan_embeddings`.
+      weights: share of each cache, see `IndexedSource`.
+      num_threads: reader threads.
+
+    Raises:
+      UserError: if a cache is missing or caches do not fit together.
+    """
+    self.config = token_cache.read_config(cache_dirs[0])
+    for directory in cache_dirs[1:]:
+      token_cache.check_same_tokenizers(
+        directory, token_cache.read_config(directory), self.config
+      )
+    signature = {}
+    for name in stream_names:
+      if name == token_cache.MULAN:
+        signature[token_cache.EMBEDDINGS] = tf.TensorSpec(
+          [None, None], tf.float32
+        )
+      else:
+        stream = self.config.stream(name)
+        signature[name] = features.codes_spec(stream.num_codebooks)
+    super().__init__(cache_dirs, signature, weights, num_threads)
+
+  def split_sizes(self, directory: str) -> dict[str, int]:
+    return token_cache.TokenCacheReader(directory).sizes
+
+  def open_records(self, directory: str, split: str) -> Any:
+    return token_cache.TokenCacheReader(directory)[split]
+
+  def read(self, records: Any, index: int) -> dict[str, np.ndarray]:
+    return records[index].arrays
+
+  def describe(self, split: str, position: int) -> str:
+    """Names the clip at `position` by its id."""
+    records = self.records(split)
+    order = example_order.ExampleOrder([len(entry) for entry in records], 0)
+    corpus, index = order.corpus_of(position)
+    return (
+      f"clip {records[corpus][index].clip_id!r} of "
+      + (self.directories[corpus])
+    )
+
+
+def corpus_captions(
+  corpus_dirs: Sequence[str], split: str = "train"
+) -> list[str]:
+  """All captions of corpora in order, to train a text vocabulary."""
+  captions = []
+  for directory in corpus_dirs:
+    builder = corpus_builder(directory)
+    if split not in builder.info.splits:
+      raise errors.UserError(
+        f"split {split!r} of corpus {directory}: expected one of "
+        f"{sorted(builder.info.splits)}"
+      )
+    for record in builder.as_data_source(split):
+      captions += [_to_str(text) for text in record["captions"]]
+  return captions
