@@ -111,7 +111,7 @@ def curve(
     SVG text.
   """
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _new(4.4, 2.9)
+    figure, axes = _new(4.1, 2.8)
     arrays = {split: _thin(points) for split, points in splits.items()}
     arrays = {split: array for split, array in arrays.items() if len(array)}
     colours = itertools.cycle((SECOND, THIRD))
@@ -127,11 +127,12 @@ def curve(
         label=split.replace("heldout", "held-out"),
       )
     values = np.concatenate([array[:, 1] for array in arrays.values()] or [[]])
-    if len(values) and values.min() > 0:
-      if values.max() > _LOG_RATIO * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    positive = len(values) > 0 and values.min() > 0
+    if positive and values.max() > _LOG_RATIO * values.min():
+      axes.set_yscale("log")
+      axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+      axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+      axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     axes.grid(False, axis="x")
     axes.set(xlabel="Optimizer step", ylabel=unit)
@@ -147,8 +148,8 @@ def spectrogram(
   waveform: np.ndarray,
   sample_rate_hz: int,
   what: str,
-  width: float = 5.2,
-  height: float = 2.1,
+  width: float = 4.0,
+  height: float = 1.9,
 ) -> str:
   """Log-mel spectrogram with time and frequency axes.
 
@@ -185,7 +186,7 @@ def spectrogram(
       np.interp(ticks, centres, np.arange(config.num_mels)),
       [f"{hz:g}" for hz in ticks],
     )
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=secs >= 4))
     axes.set(xlabel="Time (s)", ylabel="Frequency (Hz)")
     return _to_svg(figure, f"Log-mel spectrogram of {what}, {secs:.1f} s")
 
@@ -217,7 +218,7 @@ def codec(table: Mapping[str, Mapping[str, float | None]]) -> str:
 def usage(fractions: Sequence[float]) -> str:
   """Share of codebook entries in use, by level."""
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _new(5.0, 2.4)
+    figure, axes = _new(7.6, 2.3)
     levels = np.arange(1, len(fractions) + 1)
     percent = 100 * np.asarray(fractions, float)
     axes.bar(levels, percent, width=0.72, color=FIRST)
@@ -240,7 +241,7 @@ def stages(scores: Mapping[str, Mapping[str, float | None]]) -> str:
     ("heldout", "stage", FIRST, "o"),
   )
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _new(6.6, 0.95 + 0.5 * len(scores))
+    figure, axes = _new(7.6, 0.95 + 0.5 * len(scores))
     names = list(scores)
     for key, label, colour, marker in models:
       values = [scores[name].get(f"{key}_cross_entropy") for name in names]
@@ -255,20 +256,22 @@ def stages(scores: Mapping[str, Mapping[str, float | None]]) -> str:
         zorder=3,
       )
     for row, name in enumerate(names):
-      ends = [value for value in scores[name].values() if _is_nats(value)]
+      ends = [scores[name].get(f"{key}_cross_entropy") for key, *_ in models]
+      ends = [value for value in ends if _is_number(value)]
       if ends:
         axes.plot([min(ends), max(ends)], [row, row], color=_LINE, zorder=1)
     axes.set_yticks(np.arange(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")
+    axes.margins(x=0.06)
     axes.set(xlabel="Held-out cross-entropy (nats per token); lower is better")
     axes.tick_params(axis="y", labelcolor=_INK)
     figure.legend(loc="outside upper right", ncols=3, fontsize=9)
     return _to_svg(figure, "Cross-entropy of stages, bigrams and unigrams")
 
 
-def _is_nats(value: object) -> bool:
-  return isinstance(value, float) and bool(np.isfinite(value))
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def consistency(mcc: Mapping[str, Mapping[str, float]]) -> str:
@@ -280,10 +283,10 @@ def consistency(mcc: Mapping[str, Mapping[str, float]]) -> str:
       ("shuffled", SECOND),
       ("difference", THIRD),
     )
-    if isinstance(mcc.get(key), Mapping)
+    if all(map(_is_number, (mcc.get(key) or {"": None}).values()))
   ]
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _new(6.6, 0.8 + 0.42 * len(rows))
+    figure, axes = _new(7.6, 0.8 + 0.42 * len(rows))
     for row, (key, colour) in enumerate(rows):
       interval = mcc[key]
       axes.plot(

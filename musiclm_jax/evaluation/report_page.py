@@ -66,19 +66,23 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; margin: 1rem 0; }
 }
 .grid.four {
   gap: .9rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 225px), 1fr));
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 180px), 1fr));
 }
 .card {
   margin: 0; background: var(--panel); border: 1px solid var(--line);
   border-radius: 12px; padding: 1rem; min-width: 0;
   display: flex; flex-direction: column; gap: .6rem;
 }
+.card > :last-child { margin-bottom: 0; }
 .grid > .card > :last-child { margin-top: auto; }
+.columns { display: flex; flex-wrap: wrap; gap: 0 4rem; }
+.columns > div { min-width: 0; }
 .stack > .card { margin-bottom: 1.25rem; }
 .caption { margin: 0; font-size: .98rem; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }
-figure + figure { margin-top: 0; }
-.wide { max-width: 46rem; margin: 1rem 0; }
+figcaption { margin-top: .4rem; }
+.wide { max-width: 46rem; margin: 1rem 0; overflow-x: auto; }
+.wide svg { min-width: 30rem; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-family: inherit !important; }
 audio { display: block; width: 100%; height: 40px; }
@@ -122,7 +126,7 @@ def number(value: float | None, digits: int = 3) -> str:
   """A number with fixed decimals, or a dash where there is none."""
   if value is None or value != value:
     return "–"
-  return f"{value:.{digits}f}"
+  return f"{value:.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
@@ -171,9 +175,9 @@ def figure(svg: str, caption: str = "", css_class: str = "") -> Raw:
 
 
 def player(path: str, label: str) -> Raw:
-  """An audio player that loads nothing until it is played."""
+  """An audio player that shows the length before it is played."""
   return Raw(
-    f'<audio controls preload="none" src="{escape(path)}" '
+    f'<audio controls preload="metadata" src="{escape(path)}" '
     f'aria-label="{escape(label)}"></audio>'
   )
 
@@ -184,6 +188,15 @@ def bar(fraction: float) -> Raw:
   return Raw(
     f'<span class="bar" aria-hidden="true"><i style="width:{width:.1f}%"></i>'
     "</span>"
+  )
+
+
+def columns(*parts: str) -> Raw:
+  """Parts beside each other where the screen is wide enough."""
+  return Raw(
+    '<div class="columns">'
+    + "".join(f"<div>{part}</div>" for part in parts if part)
+    + "</div>"
   )
 
 

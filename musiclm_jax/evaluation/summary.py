@@ -179,12 +179,16 @@ def _number(values: Mapping[str, Any], name: str) -> float:
   return float("nan") if value is None else float(value)
 
 
+def _words(value: float) -> str:
+  return "not measured" if math.isnan(value) else f"{value:.3f}"
+
+
 def _codec_criterion(codec: Mapping[str, Any]) -> Criterion:
   table = codec.get("log_mel_distance", {})
   row = [(int(count), _number(table, count)) for count in table]
   row.sort()
   falls = [later[1] < sooner[1] for sooner, later in zip(row, row[1:])]
-  text = ", ".join(f"{count}: {value:.3f}" for count, value in row)
+  text = ", ".join(f"{count}: {_words(value)}" for count, value in row)
   return Criterion(
     "Codec distance falls with every added group of codebooks",
     bool(falls) and all(falls),
@@ -200,16 +204,20 @@ def _stage_criterion(name: str, scores: Mapping[str, Any]) -> Criterion:
   return Criterion(
     f"{name.capitalize()} stage beats the bigram on held-out audio",
     stage < bigram,
-    f"{stage:.3f} nats per token; bigram {bigram:.3f}, unigram {unigram:.3f}",
+    f"nats per token: stage {_words(stage)}, bigram {_words(bigram)}, "
+    f"unigram {_words(unigram)}",
   )
 
 
 def _retrieval_criterion(name: str, scores: Mapping[str, Any]) -> Criterion:
   recall = _number(scores, "recall_at_10")
   chance = _number(scores, "chance_at_10")
-  text = f"R@10 {recall:.3f}, chance {chance:.3f}"
-  if chance > 0:
-    text += f": {recall / chance:.1f} times among {scores.get('num_items')}"
+  text = f"R@10 {_words(recall)}, chance {_words(chance)}"
+  if chance > 0 and not math.isnan(recall):
+    text += (
+      f": {recall / chance:.1f} times chance among "
+      f"{scores.get('num_items')} items"
+    )
   if chance * RETRIEVAL_FACTOR > 1:
     text += f"; out of reach, as {RETRIEVAL_FACTOR:g} times chance exceeds 1"
   return Criterion(
@@ -231,8 +239,9 @@ def _mcc_criterion(mcc: Mapping[str, Any]) -> Criterion:
   return Criterion(
     "Generated music fits its own prompt better than another",
     low > 0,
-    f"MCC {matched:.3f} matched, {shuffled:.3f} shuffled; difference "
-    f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+    f"MCC matched {_words(matched)}, shuffled {_words(shuffled)}, difference "
+    f"{_words(mean)}"
+    + ("" if math.isnan(low + high) else f" [{low:.3f}, {high:.3f}]"),
   )
 
 
