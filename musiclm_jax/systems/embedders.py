@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen networks on the host: numpy waveforms and texts in, vectors out.
+
+What the tokenizers quantize, and what their quantizers are fitted on. Shapes
+are rounded up to few sizes, so that few programs are compiled.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from musiclm_jax.audio import files
+from musiclm_jax.core import errors
+from musiclm_jax.networks import mulan, w2v_bert
+
+# Rows per call of a network: bounds memory, whatever the caller's batch.
+_MAX_ROWS = 32
+
+
+def check_waveform(waveform: np.ndarray) -> np.ndarray:
+  """A batch of waveforms as float32 `[batch, samples]`.
+
+  Raises:
+    ValueError: if it has another rank or no samples.
+    UserError: if a sample is NaN or infinite; names the row.
+  """
+  waveform = np.asarray(waveform, np.float32)
+  if waveform.ndim != 2 or 0 in waveform.shape:
+    raise ValueError(
+      f"waveform has shape {waveform.shape}: expected [batch, samples], not "
+      "empty"
+    )
+  finite = np.isfinite(waveform).all(1)
+  if not finite.all():
+    raise errors.UserError(
+      f"waveform {int(np.argmin(finite))} of the batch holds NaN or infinite "
+      "samples: expected finite ones"
+    )
+  return waveform
+
+
+def resample(waveform: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
+  """Resamples a batch `[batch, samples]` on the host."""
+  waveform = check_waveform(waveform)
+  if from_hz == to_hz:
+    return waveform
+  rows = [files.resample(row, from_hz, to_hz) for row in waveform]
+  return np.stack(rows).astype(np.float32)
+
+
+def bucket(length: int, unit: int) -> int:
+  """`length` rounded up: to units up to 12 of them, then to 10 units."""
+  step = unit if length <= 12 * unit else 10 * unit
+  return -(-length // step) * step
+
+
+def pad_axis(array: np.ndarray, length: int, axis: int = 1) -> np.ndarray:
+  """Zeros behind `array` up to `length` along `axis`."""
+  padding = [(0, 0)] * array.ndim
+  padding[axis] = (0, length - array.shape[axis])
+  return np.pad(array, padding)
+
+
+def in_chunks(
+  function: Callable[..., Any],
+  *arrays: np.ndarray,
+  max_rows: int = _MAX_ROWS,
+) -> np.ndarray:
+  """Calls `function` on few rows at a time, padded to powers of two.
+
+  Args:
+    function: arrays to an array, row by row independent.
+    *arrays: with the same leading axis.
+    max_rows: most rows per call; a power of two.
+
+  Returns:
+    The results, stacked, as numpy.
+  """
+  num_rows = len(arrays[0])
+  results = []
+  for start in range(0, num_rows, max_rows):
+    parts = [array[start : start + max_rows] for array in arrays]
+    count = len(parts[0])
+    size = 1 << (count - 1).bit_length()
+    parts = [pad_axis(part, size, axis=0) for part in parts]
+    results.append(np.asarray(jax.device_get(function(*parts)))[:count])
+  return np.concatenate(results)
+
+
+class W2vBertFeatures:
+  """Frames of the tapped block of a frozen w2v-BERT.
+
+  Attributes:
+    config: of the network.
+    frame_rate_hz: frames per second.
+  """
+
+  def __init__(self, config: w2v_bert.W2vBertConfig, params: Mapping[str, Any]):
+    """Binds the network to its (unboxed) parameters."""
+    self.config = config
+    self.frame_rate_hz = config.frame_rate_hz
+    self._variables = {"params": jax.device_put(params)}
+    network = w2v_bert.W2vBert(config)
+    self._apply = jax.jit(
+      lambda variables, waveform, mask: network.apply(
+        variables, waveform, mask, method=network.features
+      )
+    )
+
+  def num_frames(self, num_samples: int) -> int:
+    """Frames of a waveform at the network's rate, the last one begun."""
+    return -(-num_samples // self.config.samples_per_frame)
+
+  def __call__(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
+    """Features of waveforms.
+
+    Args:
+      waveform: float32 `[batch, samples]` in [-1, 1].
+      sample_rate_hz: its rate.
+
+    Returns:
+      float32 `[batch, frames, embed]`.
+    """
+    rate_hz = self.config.mel.sample_rate_hz
+    waveform = resample(waveform, sample_rate_hz, rate_hz)
+    frames = self.num_frames(waveform.shape[1])
+    per_frame = self.config.samples_per_frame
+    unit = max(1, round(self.frame_rate_hz))  # frames of about a second
+    padded_frames = bucket(frames, unit)
+    waveform = pad_axis(waveform, padded_frames * per_frame)
+    mask = np.broadcast_to(
+      np.arange(padded_frames) < frames, (len(waveform), padded_frames)
+    )
+    features = in_chunks(
+      lambda *parts: self._apply(self._variables, *parts), waveform, mask
+    )
+    return features[:, :frames]
+
+
+class MuLanEmbedder:
+  """Both towers of a frozen MuLan.
+
+  Attributes:
+    config: of the network.
+  """
+
+  def __init__(
+    self,
+    config: mulan.MuLanConfig,
+    params: Mapping[str, Any],
+    text_model: bytes,
+  ):
+    """Binds the network to its (unboxed) parameters.
+
+    Args:
+      config: of the network.
+      params: of both towers.
+      text_model: a SentencePiece model; id 0 is padding.
+
+    Raises:
+      UserError: if `text_model` is damaged or has more ids than the tower.
+    """
+    self.config = config
+    self._text_model = text_model
+    self._text = _text_processor(text_model, config.text.vocab_size)
+    self._variables = {"params": jax.device_put(params)}
+    network = mulan.MuLan(config)
+    self._audio_apply = jax.jit(
+      lambda variables, waveform: network.apply(
+        variables, waveform, method=network.embed_audio
+      )
+    )
+    self._text_apply = jax.jit(
+      lambda variables, tokens: network.apply(
+        variables, tokens, method=network.embed_text
+      )
+    )
+
+  def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+    """Lower-cased texts to int32 `[batch, max_length]`, padded with 0.
+
+    Raises:
+      UserError: if a text is blank; names which.
+    """
+    length = self.config.text.max_length
+    tokens = np.zeros((len(texts), length), np.int32)
+    for index, text in enumerate(texts):
+      ids = self._text.EncodeAsIds(text.lower())[:length]
+      if not ids:
+        raise errors.UserError(
+          f"text {index} is {text!r}: expected at least one word"
+        )
+      tokens[index, : len(ids)] = ids
+    return tokens
+
+  def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+    """Texts to float32 `[batch, output_dim]` of unit length."""
+    if isinstance(texts, str):
+      texts = [texts]
+    return in_chunks(
+      lambda tokens: self._text_apply(self._variables, tokens),
+      self.tokenize(texts),
+    )
+
+  def embed_windows(
+    self, waveform: np.ndarray, sample_rate_hz: float
+  ) -> np.ndarray:
+    """Embeds windows of 10 s, one starting every second (MusicLM sec. 3.1).
+
+    Audio shorter than a window is repeated to fill it: silence would be
+    heard as a property of the music.
+
+    Args:
+      waveform: float32 `[batch, samples]` in [-1, 1].
+      sample_rate_hz: its rate.
+
+    Returns:
+      float32 `[batch, windows, output_dim]` of unit length.
+    """
+    rate_hz = self.config.mel.sample_rate_hz
+    waveform = resample(waveform, sample_rate_hz, rate_hz)
+    length = round(self.config.window_secs * rate_hz)
+    if waveform.shape[1] < length:
+      repeats = -(-length // waveform.shape[1])
+      waveform = np.tile(waveform, (1, repeats))[:, :length]
+    windows = np.lib.stride_tricks.sliding_window_view(
+      waveform, length, axis=1
+    )[:, ::rate_hz]
+    batch, count, _ = windows.shape
+    # Cut clip by clip: all windows at once hold the audio ten times.
+    embedded = [
+      in_chunks(lambda part: self._audio_apply(self._variables, part), rows)
+      for rows in (windows if count > 1 else [windows[:, 0]])
+    ]
+    return np.concatenate(embedded).reshape(batch, count, -1)
+
+  def embed_audio(
+    self, waveform: np.ndarray, sample_rate_hz: float
+  ) -> np.ndarray:
+    """Mean of the windows' embeddings, of unit length again.
+
+    The paper does not say whether the mean is normalised. Text embeddings
+    have unit length; the quantizer must see both alike.
+
+    Args:
+      waveform: float32 `[batch, samples]` in [-1, 1].
+      sample_rate_hz: its rate.
+
+    Returns:
+      float32 `[batch, output_dim]`.
+    """
+    mean = self.embed_windows(waveform, sample_rate_hz).mean(1)
+    norm = np.linalg.norm(mean, axis=-1, keepdims=True)
+    return (mean / np.maximum(norm, 1e-12)).astype(np.float32)
+
+
+def _text_processor(model: bytes, vocab_size: int):
+  import sentencepiece  # here: programs without text do not need it
+
+  processor = sentencepiece.SentencePieceProcessor()
+  try:
+    processor.LoadFromSerializedProto(model)
+  except Exception as error:  # sentencepiece raises many kinds
+    raise errors.UserError(f"damaged SentencePiece model: {error}") from error
+  if processor.GetPieceSize() > vocab_size or processor.pad_id() != 0:
+    raise errors.UserError(
+      f"SentencePiece model has {processor.GetPieceSize()} ids and "
+      f"pad_id={processor.pad_id()}: expected at most vocab_size={vocab_size} "
+      "and pad_id=0"
+    )
+  return processor

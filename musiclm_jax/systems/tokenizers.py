@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen tokenizers: artefacts in; numpy waveforms and texts to codes.
+
+Each tokenizer is exported once (`export_*`), loaded by its class, and never
+changed. `fit_*` makes the quantizers that two of them add to a network. Codes
+are int32 `[batch, frames, codebooks]` (`core/streams.py`).
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from musiclm_jax.core import artifacts, errors, rng, rvq, streams
+from musiclm_jax.layers import kmeans
+from musiclm_jax.networks import mulan, soundstream, w2v_bert
+from musiclm_jax.systems import embedders
+
+# Dimensions that never vary would be divided by nothing.
+_MIN_STD = 1e-5
+
+
+def _host(tree: Any) -> Any:
+  return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def _as_codebooks(codebooks: np.ndarray, code_dim: int) -> np.ndarray:
+  codebooks = np.asarray(codebooks, np.float32)
+  if codebooks.ndim != 3 or codebooks.shape[-1] != code_dim:
+    raise ValueError(
+      f"codebooks have shape {codebooks.shape}: expected [codebooks, "
+      f"codebook_size, {code_dim}]"
+    )
+  return codebooks
+
+
+def export_soundstream(
+  directory: str | os.PathLike,
+  config: soundstream.SoundStreamConfig,
+  params: Mapping[str, Any],
+  codebooks: Mapping[str, Any],
+  metadata: Mapping[str, Any] | None = None,
+) -> str:
+  """Writes a codec.
+
+  Args:
+    directory: target.
+    config: of the network.
+    params: encoder and decoder (unboxed); what else is in it (the
+      discriminators) is left out.
+    codebooks: the 'codebooks' collection.
+    metadata: provenance.
+
+  Returns:
+    The fingerprint.
+
+  Raises:
+    ValueError: if encoder or decoder is missing.
+  """
+  parts = ("encoder", "decoder") + (() if config.film == "none" else ("film",))
+  missing = [name for name in parts if name not in params]
+  if missing:
+    raise ValueError(
+      f"params have {sorted(params)}: {missing} expected beside them"
+    )
+  return artifacts.save(
+    directory,
+    "soundstream",
+    artifacts.config_to_dict(config),
+    {
+      "params": _host({name: params[name] for name in parts}),
+      "codebooks": _host(codebooks),
+    },
+    metadata,
+  )
+
+
+class SoundStreamTokenizer:
+  """A frozen codec.
+
+  Attributes:
+    config: of the network.
+    stream: 'acoustic'.
+    sample_rate_hz: of the waveforms.
+    fingerprint: of the artefact.
+  """
+
+  def __init__(self, artifact: artifacts.Artifact):
+    """Rebuilds the network of a loaded artefact."""
+    config = artifacts.config_from_dict(
+      soundstream.SoundStreamConfig, artifact.config
+    )
+    self.config = config
+    self.sample_rate_hz = config.sample_rate_hz
+    self.fingerprint = artifact.fingerprint
+    self.stream = streams.TokenStream(
+      "acoustic",
+      config.codebook_size,
+      config.num_codebooks,
+      config.frame_rate_hz,
+    )
+    network = soundstream.SoundStream(config)
+    self._variables = jax.device_put(artifact.arrays)
+    self._encode = jax.jit(
+      lambda variables, x: network.apply(variables, x, method=network.encode)
+    )
+    self._decode = jax.jit(
+      lambda variables, x: network.apply(variables, x, method=network.decode)
+    )
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike) -> "SoundStreamTokenizer":
+    """Opens an artefact of kind 'soundstream', verified.
+
+    Raises:
+      UserError: if it is missing, damaged or of another kind.
+    """
+    return cls(artifacts.load(directory, "soundstream"))
+
+  def encode(self, waveform: np.ndarray) -> np.ndarray:
+    """Waveforms to codes.
+
+    The network is causal, so the zeros that fill a bucket change no code of
+    a frame before them.
+
+    Args:
+      waveform: float32 `[batch, samples]` in [-1, 1] at `sample_rate_hz`.
+
+    Returns:
+      int32 `[batch, ceil(samples / hop_length), codebooks]`.
+    """
+    waveform = embedders.check_waveform(waveform)
+    frames = self.config.num_frames(waveform.shape[1])
+    padded = self._bucket(frames) * self.config.hop_length
+    codes = embedders.in_chunks(
+      lambda part: self._encode(self._variables, part),
+      embedders.pad_axis(waveform, padded),
+    )
+    return codes[:, :frames].astype(np.int32)
+
+  def decode(self, codes: np.ndarray) -> np.ndarray:
+    """Codes to waveforms.
+
+    Args:
+      codes: int32 `[batch, frames, levels]`, the first `levels` codebooks.
+
+    Returns:
+      float32 `[batch, frames * hop_length]`.
+
+    Raises:
+      ValueError: if the shape or a code is out of range.
+    """
+    codes = np.asarray(codes, np.int32)
+    most = self.stream.num_codebooks
+    if codes.ndim != 3 or 0 in codes.shape or codes.shape[-1] > most:
+      raise ValueError(
+        f"codes have shape {codes.shape}: expected [batch, frames, 1 to {most}]"
+      )
+    if codes.min() < 0 or codes.max() >= self.stream.codebook_size:
+      raise ValueError(
+        f"codes lie in [{codes.min()}, {codes.max()}]: expected "
+        f"[0, {self.stream.codebook_size})"
+      )
+    frames = codes.shape[1]
+    waveform = embedders.in_chunks(
+      lambda part: self._decode(self._variables, part),
+      embedders.pad_axis(codes, self._bucket(frames)),
+    )
+    return waveform[:, : frames * self.config.hop_length].astype(np.float32)
+
+  def _bucket(self, frames: int) -> int:
+    return embedders.bucket(frames, max(1, round(self.config.frame_rate_hz)))
+
+
+def fit_semantic(
+  features: Iterable[np.ndarray],
+  num_clusters: int,
+  key: jax.Array,
+  max_points: int = 500_000,
+  num_iterations: int = 50,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Statistics and clusters of w2v-BERT features of a corpus.
+
+  Mean and deviation are those of each dimension over the whole corpus
+  (AudioLM sec. III-B), not of each frame.
+
+  Args:
+    features: arrays `[..., dim]`, read once.
+    num_clusters: codebook size.
+    key: typed key.
+    max_points: frames kept for k-means, a uniform sample.
+    num_iterations: most Lloyd iterations.
+
+  Returns:
+    float32 mean `[dim]`, deviation `[dim]`, centroids `[clusters, dim]` of
+    standardised features.
+
+  Raises:
+    UserError: if there are fewer frames than clusters.
+  """
+  # Each frame gets a random rank and the lowest stay: a uniform sample of a
+  # stream whose length is not known.
+  generator = np.random.default_rng(
+    np.asarray(jax.random.key_data(rng.named(key, "sample")))
+  )
+  count, total, square = 0, 0.0, 0.0
+  kept, ranks = None, np.empty(0)
+  for array in features:
+    rows = np.asarray(array, np.float32).reshape(-1, array.shape[-1])
+    count += len(rows)
+    total = total + rows.sum(0, dtype=np.float64)
+    square = square + (rows.astype(np.float64) ** 2).sum(0)
+    ranks = np.concatenate([ranks, generator.random(len(rows))])
+    kept = rows if kept is None else np.concatenate([kept, rows])
+    if len(kept) > max_points:
+      lowest = np.argpartition(ranks, max_points)[:max_points]
+      kept, ranks = kept[lowest], ranks[lowest]
+  if count < num_clusters:
+    raise errors.UserError(
+      f"{count} frames of features: expected at least {num_clusters}, the "
+      "semantic codebook_size"
+    )
+  mean = total / count
+  std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+  mean = mean.astype(np.float32)
+  std = np.maximum(std, _MIN_STD).astype(np.float32)
+  result = kmeans.fit(
+    (kept - mean) / std, num_clusters, key, num_iterations=num_iterations
+  )
+  return mean, std, np.asarray(result.centroids)
+
+
+def export_semantic(
+  directory: str | os.PathLike,
+  config: w2v_bert.W2vBertConfig,
+  params: Mapping[str, Any],
+  mean: np.ndarray,
+  std: np.ndarray,
+  centroids: np.ndarray,
+  metadata: Mapping[str, Any] | None = None,
+) -> str:
+  """Writes a semantic tokenizer.
+
+  Args:
+    directory: target.
+    config: of w2v-BERT.
+    params: of w2v-BERT (unboxed).
+    mean: float32 `[dim]`, see `fit_semantic`.
+    std: float32 `[dim]`.
+    centroids: float32 `[clusters, dim]`.
+    metadata: provenance.
+
+  Returns:
+    The fingerprint.
+  """
+  dim = config.masked_prediction.embed_dim
+  centroids = _as_codebooks(np.asarray(centroids)[None], dim)[0]
+  quantizer = {
+    "mean": np.asarray(mean, np.float32).reshape(dim),
+    "std": np.asarray(std, np.float32).reshape(dim),
+    "centroids": centroids,
+  }
+  return artifacts.save(
+    directory,
+    "semantic",
+    artifacts.config_to_dict(config),
+    {"params": _host(params), "quantizer": quantizer},
+    metadata,
+  )
+
+
+class SemanticTokenizer:
+  """A frozen w2v-BERT with clusters.
+
+  Attributes:
+    stream: 'semantic', one codebook.
+    sample_rate_hz: rate the network listens at; others are resampled.
+    fingerprint: of the artefact.
+    features: waveforms to features, before the clusters.
+  """
+
+  def __init__(self, artifact: artifacts.Artifact):
+    """Rebuilds the network of a loaded artefact."""
+    config = artifacts.config_from_dict(w2v_bert.W2vBertConfig, artifact.config)
+    self.features = embedders.W2vBertFeatures(config, artifact.arrays["params"])
+    quantizer = artifact.arrays["quantizer"]
+    self._mean, self._std = quantizer["mean"], quantizer["std"]
+    self._centroids = quantizer["centroids"]
+    self.sample_rate_hz = config.mel.sample_rate_hz
+    self.fingerprint = artifact.fingerprint
+    self.stream = streams.TokenStream(
+      "semantic", len(self._centroids), 1, config.frame_rate_hz
+    )
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike) -> "SemanticTokenizer":
+    """Opens an artefact of kind 'semantic', verified.
+
+    Raises:
+      UserError: if it is missing, damaged or of another kind.
+    """
+    return cls(artifacts.load(directory, "semantic"))
+
+  def encode(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
+    """Waveforms to codes.
+
+    Args:
+      waveform: float32 `[batch, samples]` in [-1, 1].
+      sample_rate_hz: its rate.
+
+    Returns:
+      int32 `[batch, frames, 1]`; 10 s give 250 frames.
+    """
+    features = self.features(waveform, sample_rate_hz)
+    points = ((features - self._mean) / self._std).reshape(
+      -1, features.shape[-1]
+    )
+    # Few shapes here too.
+    padded = embedders.pad_axis(
+      points, embedders.bucket(len(points), 4096), axis=0
+    )
+    codes, _ = kmeans.assign(padded, self._centroids)
+    codes = np.asarray(codes)[: len(points)]
+    return codes.reshape(*features.shape[:2], 1).astype(np.int32)
+
+
+def fit_mulan_rvq(
+  embeddings: np.ndarray,
+  num_codebooks: int,
+  codebook_size: int,
+  key: jax.Array,
+  num_iterations: int = 50,
+) -> np.ndarray:
+  """Residual k-means: each level clusters what the levels before left.
+
+  Args:
+    embeddings: float32 `[n, dim]`, of audio.
+    num_codebooks: levels.
+    codebook_size: entries per level.
+    key: typed key.
+    num_iterations: most Lloyd iterations per level.
+
+  Returns:
+    float32 `[codebooks, codebook_size, dim]`.
+
+  Raises:
+    UserError: if there are fewer embeddings than entries.
+  """
+  residual = np.asarray(embeddings, np.float32)
+  if len(residual) < codebook_size:
+    raise errors.UserError(
+      f"{len(residual)} MuLan embeddings: expected at least "
+      f"codebook_size={codebook_size}; give more audio or a smaller codebook"
+    )
+  codebooks = []
+  for level in range(num_codebooks):
+    result = kmeans.fit(
+      residual,
+      codebook_size,
+      jax.random.fold_in(key, level),
+      num_iterations=num_iterations,
+    )
+    codebook = np.asarray(result.centroids)
+    codes = rvq.encode(residual, codebook[None])
+    residual = residual - rvq.decode(codes, codebook[None])
+    codebooks.append(codebook)
+  return np.stack(codebooks)
+
+
+def export_mulan(
+  directory: str | os.PathLike,
+  config: mulan.MuLanConfig,
+  params: Mapping[str, Any],
+  codebooks: np.ndarray,
+  text_model: bytes,
+  metadata: Mapping[str, Any] | None = None,
+) -> str:
+  """Writes a MuLan tokenizer.
+
+  Args:
+    directory: target.
+    config: of both towers.
+    params: of both towers (unboxed).
+    codebooks: float32 `[codebooks, codebook_size, output_dim]`.
+    text_model: bytes of the SentencePiece model.
+    metadata: provenance.
+
+  Returns:
+    The fingerprint.
+  """
+  codebooks = _as_codebooks(codebooks, config.output_dim)
+  return artifacts.save(
+    directory,
+    "mulan",
+    artifacts.config_to_dict(config),
+    {"params": _host(params), "codebooks": codebooks},
+    metadata,
+    {"text.model": text_model},
+  )
+
+
+class MuLanTokenizer(embedders.MuLanEmbedder):
+  """A frozen MuLan with the RVQ of its embedding.
+
+  Attributes:
+    stream: 'mulan', one frame per clip.
+    codebooks: float32 `[codebooks, codebook_size, output_dim]`.
+    fingerprint: of the artefact.
+  """
+
+  def __init__(self, artifact: artifacts.Artifact):
+    """Rebuilds the network of a loaded artefact."""
+    super().__init__(
+      artifacts.config_from_dict(mulan.MuLanConfig, artifact.config),
+      artifact.arrays["params"],
+      artifact.files["text.model"],
+    )
+    self.codebooks = artifact.arrays["codebooks"]
+    self.fingerprint = artifact.fingerprint
+    levels, size, _ = self.codebooks.shape
+    self.stream = streams.TokenStream("mulan", size, levels, 0.0)
+
+  @classmethod
+  def load(cls, directory: str | os.PathLike) -> "MuLanTokenizer":
+    """Opens an artefact of kind 'mulan', verified.
+
+    Raises:
+      UserError: if it is missing, damaged or of another kind.
+    """
+    return cls(artifacts.load(directory, "mulan"))
+
+  def quantize(self, embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings `[batch, output_dim]` to int32 `[batch, 1, codebooks]`."""
+    return rvq.encode(np.asarray(embeddings), self.codebooks)[:, None]
+
+  def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+    """Texts to int32 `[batch, 1, codebooks]`."""
+    return self.quantize(self.embed_text(texts))
+
+  def encode(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
+    """Waveforms `[batch, samples]` to int32 `[batch, 1, codebooks]`."""
+    return self.quantize(self.embed_audio(waveform, sample_rate_hz))
