@@ -64,22 +64,37 @@ def read_metrics(path: str | os.PathLike) -> dict[str, dict[str, Points]]:
 
 
 def loss_curves(
-  directories: Mapping[str, str | os.PathLike], metric: str = "loss"
+  directories: Mapping[str, str | os.PathLike],
+  metric: str = "loss",
+  metrics: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Points]]:
   """One metric of several runs, for the report.
 
   Args:
     directories: model folder by the name to show.
     metric: which scalar.
+    metrics: another scalar for some of the names, where one loss does not
+      tell the whole (the codec's GAN).
 
   Returns:
     Points by run name, then by split; splits without the metric are left out.
+
+  Raises:
+    UserError: if a run has no metrics file or never wrote its metric.
   """
-  return {
-    name: {
-      split: metrics[metric]
-      for split, metrics in read_metrics(directory).items()
-      if metric in metrics
+  found = {}
+  for name, directory in directories.items():
+    wanted = (metrics or {}).get(name, metric)
+    by_split = read_metrics(directory)
+    found[name] = {
+      split: values[wanted]
+      for split, values in by_split.items()
+      if wanted in values
     }
-    for name, directory in directories.items()
-  }
+    if not found[name]:
+      known = sorted({key for values in by_split.values() for key in values})
+      raise errors.UserError(
+        f"no metric {wanted!r} at {directory}{errors.nearest(wanted, known)}; "
+        f"expected one of {known}"
+      )
+  return found

@@ -42,10 +42,12 @@ class LogMelConfig:
 
   @property
   def window_samples(self) -> int:
+    """Window length in samples."""
     return round(self.window_secs * self.sample_rate_hz)
 
   @property
   def hop_samples(self) -> int:
+    """Hop in samples, at least 1."""
     return max(1, round(self.hop_secs * self.sample_rate_hz))
 
   def describe(self) -> str:

@@ -23,6 +23,11 @@ def test_points_are_sorted_by_split_and_a_resumed_step_counts_once(tmp_path):
   assert curves.loss_curves({"codec": tmp_path}) == {
     "codec": {"train": [(10, 3.0), (20, 1.5)], "heldout": [(20, 2.5)]}
   }
+  assert curves.loss_curves({"a": tmp_path}, metrics={"a": "accuracy"}) == {
+    "a": {"train": [(10, 0.5)]}
+  }
+  with pytest.raises(errors.UserError, match="did you mean 'loss'"):
+    curves.loss_curves({"codec": tmp_path}, "los")
 
 
 def test_a_cut_off_last_line_is_left_out_but_damage_inside_is_not(tmp_path):
