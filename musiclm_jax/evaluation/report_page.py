@@ -91,7 +91,10 @@ table {
   border-collapse: collapse; font-variant-numeric: tabular-nums;
   font-size: .93rem; min-width: min(100%, 24rem);
 }
-caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .35rem; }
+caption {
+  text-align: left; white-space: nowrap; font-weight: 600;
+  padding-bottom: .35rem;
+}
 th, td {
   text-align: right; padding: .35rem .8rem; white-space: nowrap;
   border-bottom: 1px solid var(--line);
