@@ -22,7 +22,6 @@ _DENSITY_POWER = 0.75
 _REGISTER_CENTRE = {"low": 46, "middle": 62, "high": 79}
 _VELOCITY = {"soft": 56, "medium": 84, "loud": 114}
 _MAX_START_TRIES = 12
-_PARTNER_LOUDNESS = 0.72
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +30,12 @@ class Track:
 
   Attributes:
     program: General MIDI program; ignored for drums.
-    is_drums: whether pitches are drum keys.
+    role: 'lead', 'accompaniment' or 'drums' (pitches are drum keys).
     notes: (onset_secs, duration_secs, pitch, velocity).
   """
 
   program: int
-  is_drums: bool
+  role: str
   notes: tuple[tuple[float, float, int, int], ...]
 
 
@@ -209,6 +208,7 @@ class _Part:
   program: int
   notes: list[works.Note]
   loudness: float = 1.0
+  role: str = "lead"
 
 
 def _solo(
@@ -258,7 +258,7 @@ def _duo(
   return (
     [
       _Part(lead.program, melody),
-      _Part(partner.program, below, _PARTNER_LOUDNESS),
+      _Part(partner.program, below, role="accompaniment"),
     ],
     texture,
   )
@@ -310,7 +310,7 @@ def _track(
         min(max(struck, 20), 127),
       )
     )
-  return Track(part.program, False, tuple(notes))
+  return Track(part.program, part.role, tuple(notes))
 
 
 def _drum_track(
@@ -319,7 +319,7 @@ def _drum_track(
   secs = 60.0 / qpm
   return Track(
     0,
-    True,
+    "drums",
     tuple(
       (onset * secs, 0.1, key, min(max(round(velocity * strength), 20), 127))
       for onset, key, strength in beats

@@ -156,6 +156,22 @@ def captions(facts: arrange.Facts, seed: int) -> list[str]:
   ]
 
 
+def beats_per_minute(facts: arrange.Facts) -> int:
+  """The tempo, counted in the note value that fits the word for it.
+
+  A fast melody of half notes is counted in halves, a slow one of sixteenths
+  in eighths: 'slow' is below 76, 'fast' from 120 up, 'moderate' between 70
+  and 140.
+  """
+  lowest = {"slow": 38.0, "moderate": 70.0, "fast": 120.0}[facts.tempo]
+  rate = facts.quarters_per_minute
+  while rate < lowest:
+    rate *= 2
+  while rate >= 2 * lowest:
+    rate /= 2
+  return round(rate)
+
+
 def aspects(facts: arrange.Facts) -> list[str]:
   """Short tags, instruments first."""
   if facts.ensemble == "quartet":
@@ -177,6 +193,6 @@ def aspects(facts: arrange.Facts) -> list[str]:
     facts.texture,
     f"{facts.meter} meter",
     f"key of {key_name(facts)}",
-    f"{round(facts.quarters_per_minute)} quarter notes per minute",
+    f"about {beats_per_minute(facts)} beats per minute",
   ]
   return tags

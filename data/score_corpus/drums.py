@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drum patterns by meter and tempo, as (onset_quarters, key, strength)."""
 
-_KICK, _SNARE, _HAT, _RIDE = 36, 38, 42, 51
+_KICK, _SNARE, _HAT, _OPEN_HAT = 36, 38, 42, 46
+# The SoundFont's kick is its loudest drum, but the cymbals and the snare are
+# what tells drums from a low note.
+_KICK_STRENGTH, _SNARE_STRENGTH = 0.6, 1.15
+_STRONG_HAT, _WEAK_HAT = 1.2, 0.95
 
 
 def _bar(meter: str, bar_quarters: float, tempo: str) -> list[tuple]:
@@ -9,27 +13,31 @@ def _bar(meter: str, bar_quarters: float, tempo: str) -> list[tuple]:
   beat = 4.0 / bottom
   if bottom >= 8 and top % 3 == 0:
     # Compound: eighths on the hat, kick and snare by turns on each third.
-    hits = [(i * beat, _HAT, 0.8 if i % 3 == 0 else 0.6) for i in range(top)]
-    strong = [(i * 3 * beat, i) for i in range(top // 3)]
-    return hits + [(at, _SNARE if i % 2 else _KICK, 0.95) for at, i in strong]
+    hits = [
+      (i * beat, _HAT, _WEAK_HAT if i % 3 else _STRONG_HAT) for i in range(top)
+    ]
+    for third in range(top // 3):
+      drum = (_SNARE, _SNARE_STRENGTH) if third % 2 else (_KICK, _KICK_STRENGTH)
+      hits.append((third * 3 * beat, *drum))
+    return hits
   if top == 3:
     return [
-      (0.0, _KICK, 1.0),
-      (beat, _SNARE, 0.6),
-      (2 * beat, _SNARE, 0.6),
-      *((i * beat / 2, _HAT, 0.7) for i in range(6)),
+      (0.0, _KICK, _KICK_STRENGTH),
+      (beat, _SNARE, 0.7 * _SNARE_STRENGTH),
+      (2 * beat, _SNARE, 0.7 * _SNARE_STRENGTH),
+      *((i * beat / 2, _HAT, _STRONG_HAT) for i in range(6)),
     ]
   # Hats twice per strong beat; slow music gets them four times, so that the
   # drums are heard often enough to be recognised.
   step = bar_quarters / (8 if tempo == "slow" else 4)
-  cymbal = _RIDE if tempo == "fast" else _HAT
+  cymbal = _OPEN_HAT if tempo == "slow" else _HAT
   hits = [
-    (i * step, cymbal, 0.75 if i % 2 == 0 else 0.6)
+    (i * step, cymbal, _WEAK_HAT if i % 2 else _STRONG_HAT)
     for i in range(round(bar_quarters / step))
   ]
   quarter = bar_quarters / 4
-  hits += [(0.0, _KICK, 1.0), (2 * quarter, _KICK, 0.9)]
-  return hits + [(quarter, _SNARE, 0.95), (3 * quarter, _SNARE, 0.95)]
+  hits += [(at, _KICK, _KICK_STRENGTH) for at in (0.0, 2 * quarter)]
+  return hits + [(at, _SNARE, _SNARE_STRENGTH) for at in (quarter, 3 * quarter)]
 
 
 def pattern(
@@ -44,7 +52,8 @@ def pattern(
     tempo: 'slow', 'moderate' or 'fast'.
 
   Returns:
-    (onset in quarter notes, General MIDI drum key, strength in (0, 1]).
+    (onset in quarter notes, General MIDI drum key, strength beside the
+    velocity of the melody).
   """
   bar = _bar(meter, bar_quarters, tempo)
   hits, start = [], 0.0

@@ -21,7 +21,9 @@ def make_clip(job: tuple[works.Piece, plans.Plan]) -> dict[str, Any]:
   """One example, as the builder's features want it."""
   piece, plan = job
   tracks, facts = arrange.arrange(piece, plan)
-  waveform = render.finish(render.synthesize(tracks), plan.secs, plan.loudness)
+  waveform = render.finish(
+    render.synthesize(tracks, plan.secs), plan.secs, plan.loudness
+  )
   return {
     "id": plan.clip_id,
     "audio": render.to_flac(waveform),

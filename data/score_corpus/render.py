@@ -22,6 +22,9 @@ _QPM = 120.0
 _TICKS_PER_SEC = _TICKS_PER_QUARTER * _QPM / 60.0
 # Root mean square of a whole clip, in dB below full scale.
 RMS_DB = {"soft": -26.0, "medium": -20.0, "loud": -14.5}
+# Root mean square of each role beside the lead's: SoundFont levels differ by
+# 20 dB between instruments, and what a caption names must be heard.
+_MIX = {"lead": 1.0, "accompaniment": 0.5, "drums": 0.7}
 _KNEE, _CEILING = 0.7, 0.98
 _FADE_SECS = 0.02
 
@@ -50,21 +53,40 @@ def _synthesizer() -> Any:
   )
 
 
-def synthesize(tracks: Sequence[arrange.Track]) -> np.ndarray:
-  """Plays tracks.
+def synthesize(tracks: Sequence[arrange.Track], secs: float) -> np.ndarray:
+  """Plays tracks, each role at its level.
 
   Args:
     tracks: at least one note in all.
+    secs: the part that counts for the levels.
 
   Returns:
     float32 `[samples]`, mono at `SAMPLE_RATE_HZ`, any level.
   """
+  stems = []
+  for role, level in _MIX.items():
+    played = [track for track in tracks if track.role == role and track.notes]
+    if played:
+      stem = _play(played)
+      heard = stem[: round(secs * SAMPLE_RATE_HZ)]
+      stems.append(stem * (level / max(_rms(heard), 1e-6)))
+  mix = np.zeros(max(map(len, stems), default=0), np.float32)
+  for stem in stems:
+    mix[: len(stem)] += stem
+  return mix
+
+
+def _rms(waveform: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+
+
+def _play(tracks: Sequence[arrange.Track]) -> np.ndarray:
   import symusic
 
   score = symusic.Score(_TICKS_PER_QUARTER)
   score.tempos.append(symusic.Tempo(0, qpm=_QPM))
   for track in tracks:
-    played = symusic.Track(program=track.program, is_drum=track.is_drums)
+    played = symusic.Track(program=track.program, is_drum=track.role == "drums")
     for onset, duration, pitch, velocity in track.notes:
       played.notes.append(
         symusic.Note(
@@ -109,8 +131,8 @@ def finish(waveform: np.ndarray, secs: float, loudness: str) -> np.ndarray:
   first = int(np.argmax(np.abs(waveform) > 0.01 * peak))
   waveform = waveform[first : first + num_samples].astype(np.float32)
   waveform = np.pad(waveform, (0, num_samples - len(waveform)))
-  rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
-  waveform = _limit(waveform * (10.0 ** (RMS_DB[loudness] / 20.0) / rms))
+  level = 10.0 ** (RMS_DB[loudness] / 20.0)
+  waveform = _limit(waveform * (level / _rms(waveform)))
   fade = round(_FADE_SECS * SAMPLE_RATE_HZ)
   waveform[-fade:] *= np.linspace(1.0, 0.0, fade)
   return waveform.astype(np.float32)

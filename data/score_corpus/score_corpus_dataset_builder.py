@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TFDS builder of the demo corpus: public-domain scores, rendered and captioned.
+"""TFDS builder of the demo corpus: scores, rendered and captioned.
 
 Nothing flows in but what pip installed (music21's scores, pretty_midi's
 SoundFont); clips of encoded audio with captions flow out, split by work.
