@@ -202,7 +202,8 @@ def codec_table(
     waveforms: float32 `[clips, samples]` in [-1, 1].
     codebook_counts: how many first codebooks to decode, one row each.
     codebook_size: entries per codebook; without it, no usage is reported.
-    config: the log-mel spectrum; its sample rate must be the waveforms'.
+    config: the log-mel spectrum; its sample rate must be the waveforms'. By
+      default the tokenizer's `sample_rate_hz`, or 16 kHz where it has none.
     batch_size: clips per codec call.
 
   Returns:
@@ -219,7 +220,9 @@ def codec_table(
     raise ValueError(
       f"waveforms of shape {waveforms.shape}: expected [clips >= 1, samples]"
     )
-  config = config or log_mel.LogMelConfig()
+  if config is None:
+    rate = getattr(tokenizer, "sample_rate_hz", 16000)
+    config = log_mel.LogMelConfig(sample_rate_hz=rate)
   codes = encode_batches(tokenizer, waveforms, batch_size)
   if max(codebook_counts) > codes.shape[-1]:
     raise ValueError(

@@ -103,5 +103,8 @@ def test_table_improves_by_six_decibels_per_bit():
   assert table["codebook_usage"] == [1.0] * 12
   assert table["num_clips"] == 5
   assert codec.batch_sizes == {2}  # The last batch is filled up.
+  codec.sample_rate_hz = 24000
+  table = codec_metrics.codec_table(codec, waveforms)
+  assert "0 to 12000 Hz" in table["definition"]
   with pytest.raises(ValueError, match="has 4 codebooks"):
     codec_metrics.codec_table(_BitCodec(4), waveforms)
