@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen stage: codes of its conditioning in, codes of its target out."""
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,6 +122,12 @@ class StageLM:
       lambda leaf: jnp.asarray(leaf, precision.compute_dtype),
       transformer_lib.unstack_layers(params),
     )
+    self._score = jax.jit(
+      self._score_program, static_argnames=("target_start",)
+    )
+    self._generate = jax.jit(
+      self._generate_program, static_argnames=("num_frames", "sampling")
+    )
 
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "StageLM":
@@ -196,10 +201,7 @@ class StageLM:
       )
     )
 
-  @functools.partial(
-    jax.jit, static_argnums=0, static_argnames=("target_start",)
-  )
-  def _score(
+  def _score_program(
     self, params: Any, tokens: jax.Array, codes: jax.Array, target_start: int
   ) -> jax.Array:
     logits = self._network.apply({"params": params}, tokens, target_start)
@@ -272,10 +274,7 @@ class StageLM:
       )
     )
 
-  @functools.partial(
-    jax.jit, static_argnums=0, static_argnames=("num_frames", "sampling")
-  )
-  def _generate(
+  def _generate_program(
     self,
     params: Any,
     tokens: jax.Array,
