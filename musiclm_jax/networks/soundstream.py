@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SoundStream: waveform to acoustic codes and back (SoundStream sec. III).
+
+Everything is causal with a granularity of one frame: the code of frame t sees
+audio up to the end of frame t, and reaches audio from its start on.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from musiclm_jax.layers import conv, quantize
+from musiclm_jax.partitioning import axes
+
+_EDGE = ("batch", "frames", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundStreamConfig:
+  """The codec; the defaults are MusicLM's (24 kHz, 50 Hz, 12 x 1024).
+
+  Attributes:
+    sample_rate_hz: rate of the waveform.
+    channels: of the first convolution; doubled by each block.
+    max_channels: upper bound of the doubling; 0 for none.
+    strides: of the encoder blocks, the product is the frame length. The paper
+      gives only the product, 480.
+    dilations: of the residual units of a block.
+    kernel_size: of the first, last and residual convolutions.
+    code_dim: width of a latent frame.
+    num_codebooks: RVQ levels.
+    codebook_size: entries per level.
+    codebook_decay: of the moving averages.
+    dead_threshold: averaged count below which an entry is replaced.
+    kmeans_iterations: of the start from the first batch.
+    quantizer_dropout: train with a random number of levels per example.
+    film: where denoising can be switched at the bottleneck: 'none',
+      'encoder' (before the RVQ) or 'decoder' (after).
+    conv_implementation: 'lax' or 'matmul' for the convolutions.
+    transpose_implementation: 'matmul' or 'lax' for the upsampling ones.
+  """
+
+  sample_rate_hz: int = 24000
+  channels: int = 32
+  max_channels: int = 0
+  strides: tuple[int, ...] = (3, 4, 5, 8)
+  dilations: tuple[int, ...] = (1, 3, 9)
+  kernel_size: int = 7
+  code_dim: int = 128
+  num_codebooks: int = 12
+  codebook_size: int = 1024
+  codebook_decay: float = 0.99
+  dead_threshold: float = 2.0
+  kmeans_iterations: int = 10
+  quantizer_dropout: bool = True
+  film: str = "none"
+  conv_implementation: str = "lax"
+  transpose_implementation: str = "matmul"
+
+  def __post_init__(self):
+    object.__setattr__(self, "strides", tuple(self.strides))
+    object.__setattr__(self, "dilations", tuple(self.dilations))
+    for name in ("sample_rate_hz", "channels", "kernel_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)}: expected >= 1")
+    for name in ("strides", "dilations"):
+      values = getattr(self, name)
+      if not values or min(values) < 1:
+        raise ValueError(f"{name}={values}: expected positive numbers")
+    if self.max_channels < 0:
+      raise ValueError(f"max_channels={self.max_channels}: expected >= 0")
+    if self.film not in ("none", "encoder", "decoder"):
+      raise ValueError(
+        f"film={self.film!r}: expected 'none', 'encoder' or 'decoder'"
+      )
+    for name in ("conv_implementation", "transpose_implementation"):
+      if getattr(self, name) not in conv.IMPLEMENTATIONS:
+        raise ValueError(
+          f"{name}={getattr(self, name)!r}: expected one of "
+          f"{conv.IMPLEMENTATIONS}"
+        )
+    _ = self.quantizer  # validates the fields of the quantizer
+
+  @property
+  def hop_length(self) -> int:
+    """Samples per frame."""
+    return math.prod(self.strides)
+
+  @property
+  def frame_rate_hz(self) -> float:
+    return self.sample_rate_hz / self.hop_length
+
+  @property
+  def quantizer(self) -> quantize.ResidualQuantizerConfig:
+    return quantize.ResidualQuantizerConfig(
+      num_codebooks=self.num_codebooks,
+      codebook_size=self.codebook_size,
+      code_dim=self.code_dim,
+      decay=self.codebook_decay,
+      dead_threshold=self.dead_threshold,
+      kmeans_iterations=self.kmeans_iterations,
+      dropout=self.quantizer_dropout,
+    )
+
+  def num_frames(self, num_samples: int) -> int:
+    """Frames of a waveform: `ceil(samples / hop_length)`."""
+    return -(-num_samples // self.hop_length)
+
+  def block_channels(self, block: int) -> int:
+    """Channels before encoder block `block` (and after the last one)."""
+    channels = self.channels * 2**block
+    return min(channels, self.max_channels) if self.max_channels else channels
+
+
+class SoundStreamOutput(NamedTuple):
+  """Reconstruction float32 `[batch, samples]` and the quantizer's output."""
+
+  reconstruction: jax.Array
+  quantizer: quantize.QuantizerOutput
+
+
+class ResidualUnit(nn.Module):
+  """Dilated convolution, ELU, pointwise convolution, ELU, plus the input."""
+
+  config: SoundStreamConfig
+  dilation: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    config = self.config
+    y = conv.CausalConv1d(
+      x.shape[-1],
+      config.kernel_size,
+      dilation=self.dilation,
+      implementation=config.conv_implementation,
+      name="dilated",
+    )(x)
+    y = conv.CausalConv1d(
+      x.shape[-1], 1, implementation="matmul", name="pointwise"
+    )(nn.elu(y))
+    return x + nn.elu(y)
+
+
+class Encoder(nn.Module):
+  """`[batch, samples]` to latents `[batch, frames, code_dim]`."""
+
+  config: SoundStreamConfig
+
+  @nn.compact
+  def __call__(self, waveform: jax.Array) -> jax.Array:
+    config = self.config
+    options = {"implementation": config.conv_implementation}
+    x = conv.CausalConv1d(
+      config.block_channels(0), config.kernel_size, name="first", **options
+    )(waveform[..., None])
+    for block, stride in enumerate(config.strides):
+      for unit, dilation in enumerate(config.dilations):
+        x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
+      x = conv.CausalConv1d(
+        config.block_channels(block + 1),
+        2 * stride,
+        stride=stride,
+        name=f"block_{block}_down",
+        **options,
+      )(nn.elu(x))
+      x = axes.constrain(x, _EDGE)
+    return conv.CausalConv1d(config.code_dim, 3, name="last", **options)(
+      nn.elu(x)
+    )
+
+
+class Decoder(nn.Module):
+  """Latents `[batch, frames, code_dim]` to `[batch, frames * hop_length]`."""
+
+  config: SoundStreamConfig
+
+  @nn.compact
+  def __call__(self, latents: jax.Array) -> jax.Array:
+    config = self.config
+    options = {"implementation": config.conv_implementation}
+    x = conv.CausalConv1d(
+      config.block_channels(len(config.strides)),
+      config.kernel_size,
+      name="first",
+      **options,
+    )(latents)
+    for block, stride in reversed(list(enumerate(config.strides))):
+      x = conv.CausalConvTranspose1d(
+        config.block_channels(block),
+        stride,
+        implementation=config.transpose_implementation,
+        name=f"block_{block}_up",
+      )(nn.elu(x))
+      for unit, dilation in enumerate(config.dilations):
+        x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
+      x = axes.constrain(x, _EDGE)
+    x = conv.CausalConv1d(1, config.kernel_size, name="last", **options)(
+      nn.elu(x)
+    )
+    return x[..., 0]
+
+
+class Film(nn.Module):
+  """Scale and shift per channel, chosen by a flag (SoundStream sec. III-F)."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, denoise: jax.Array) -> jax.Array:
+    """`x` `[batch, frames, dim]`, `denoise` bool `[batch]` or with frames."""
+    flag = jax.nn.one_hot(denoise.astype(jnp.int32), 2, dtype=x.dtype)
+    if flag.ndim == 2:
+      flag = flag[:, None]
+    init = axes.named(nn.initializers.normal(0.01), (None, "code_dim"))
+    kernel = self.param("kernel", init, (2, 2 * x.shape[-1]))
+    gamma, beta = jnp.split(flag @ kernel, 2, axis=-1)
+    return (1.0 + gamma) * x + beta
+
+
+class SoundStream(nn.Module):
+  """The whole codec. Collections: 'params' and 'codebooks'."""
+
+  config: SoundStreamConfig
+
+  def setup(self):
+    self.encoder = Encoder(self.config)
+    self.quantizer = quantize.ResidualQuantizer(self.config.quantizer)
+    self.decoder = Decoder(self.config)
+    if self.config.film != "none":
+      self.film = Film()
+
+  def _switch(self, side: str, x: jax.Array, denoise) -> jax.Array:
+    if self.config.film != side:
+      return x
+    if denoise is None:
+      denoise = jnp.zeros(x.shape[:1], bool)
+    return self.film(x, denoise)
+
+  def latents(
+    self, waveform: jax.Array, denoise: jax.Array | None = None
+  ) -> jax.Array:
+    """float32 `[batch, samples]` to `[batch, frames, code_dim]`, unquantized.
+
+    Args:
+      waveform: in [-1, 1].
+      denoise: bool `[batch]` or `[batch, frames]`, with film='encoder' only.
+    """
+    x = self.encoder(waveform.astype(jnp.float32))
+    return self._switch("encoder", x, denoise)
+
+  def encode(
+    self, waveform: jax.Array, denoise: jax.Array | None = None
+  ) -> jax.Array:
+    """Waveform `[batch, samples]` to codes.
+
+    Returns:
+      int32 `[batch, ceil(samples / hop_length), codebooks]`.
+    """
+    return self.quantizer.encode(self.latents(waveform, denoise))
+
+  def decode(
+    self, codes: jax.Array, denoise: jax.Array | None = None
+  ) -> jax.Array:
+    """Codes to waveform.
+
+    Args:
+      codes: int32 `[batch, frames, levels]` of the first `levels` codebooks.
+      denoise: bool `[batch]` or `[batch, frames]`, with film='decoder' only.
+
+    Returns:
+      float32 `[batch, frames * hop_length]`; crop it to the length wanted.
+    """
+    latents = self.quantizer.decode(codes)
+    return self.decoder(self._switch("decoder", latents, denoise))
+
+  def __call__(
+    self,
+    waveform: jax.Array,
+    train: bool = False,
+    key: jax.Array | None = None,
+    denoise: jax.Array | None = None,
+  ) -> SoundStreamOutput:
+    """Encodes, quantizes and decodes.
+
+    Args:
+      waveform: float32 `[batch, samples]`.
+      train: quantizer dropout and codebook updates; needs `key`.
+      key: typed key.
+      denoise: bool `[batch]` or `[batch, frames]`.
+
+    Returns:
+      A reconstruction as long as `waveform`, and the quantizer's output.
+    """
+    quantized = self.quantizer(self.latents(waveform, denoise), train, key)
+    latents = self._switch("decoder", quantized.quantized, denoise)
+    out = self.decoder(latents)[:, : waveform.shape[1]]
+    return SoundStreamOutput(out, quantized)
