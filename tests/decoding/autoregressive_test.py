@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decode loop on a small step function whose answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from musiclm_jax.decoding import autoregressive, sampling
+
+OFFSETS = np.array([2, 7], np.int32)
+SIZE = 5
+
+
+def _run(first_hidden, forced=None, num_forced=0):
+  """Each level's code is (last token + level) mod SIZE, greedily."""
+
+  def step(cache, token):
+    return cache + 1, token[:, None].astype(jnp.float32)
+
+  def logits(hidden, level):
+    wanted = (hidden[:, 0].astype(jnp.int32) + level) % SIZE
+    return jax.nn.one_hot(wanted, SIZE)
+
+  batch = len(first_hidden)
+  return autoregressive.decode(
+    step,
+    logits,
+    jnp.int32(0),
+    jnp.asarray(first_hidden, jnp.float32)[:, None],
+    jax.random.split(jax.random.key(0), batch),
+    jnp.zeros(batch, jnp.int32),
+    OFFSETS,
+    3,
+    sampling.SamplingConfig(0.0),
+    forced,
+    num_forced,
+  )
+
+
+def _expected(hidden):
+  codes = []
+  for _ in range(3):
+    for level in range(2):
+      codes.append((hidden + level) % SIZE)
+      hidden = codes[-1] + OFFSETS[level]
+  return np.reshape(codes, (3, 2))
+
+
+def test_levels_cycle_and_tokens_carry_level_offsets():
+  codes, cache = _run([0, 3])
+  np.testing.assert_array_equal(codes, [_expected(0), _expected(3)])
+  assert int(cache) == 6
+
+
+def test_forced_frames_are_taken_and_continued_from():
+  forced = np.zeros((1, 3, 2), np.int32)
+  forced[0, 0] = [4, 1]
+  codes, _ = _run([0], jnp.asarray(forced), jnp.int32(1))
+  np.testing.assert_array_equal(codes[0, 0], [4, 1])
+  assert int(codes[0, 1, 0]) == (1 + OFFSETS[1]) % SIZE

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage as a trainable: overfits, weighs, counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from musiclm_jax.core import protocols, stages, streams
+from musiclm_jax.layers import transformer
+from musiclm_jax.models import token_lm
+from musiclm_jax.partitioning import axes
+
+STREAMS = (
+  streams.TokenStream("mulan", 4, 2),
+  streams.TokenStream("semantic", 6, 1, 4.0),
+  streams.TokenStream("acoustic", 5, 3, 8.0),
+)
+
+
+def _model(**fields):
+  stack = transformer.TransformerConfig(1, 32, 2, 32, dropout_rate=0.0)
+  spec = stages.coarse_stage(2, 2, crop_secs=1.0)
+  return token_lm.TokenLM(
+    token_lm.TokenLMConfig(spec, STREAMS, stack, **fields)
+  )
+
+
+def _batch(model, batch_size=2):
+  rng = np.random.default_rng(0)
+  codes = {
+    s.name: rng.integers(
+      0, s.codebook_size, (batch_size, s.num_frames(1.0), s.num_codebooks)
+    )
+    for s in STREAMS
+  }
+  tokens = model.layout.encode(codes)
+  weights = np.zeros(tokens.shape, np.float32)
+  weights[:, model.layout.target_start :] = 1
+  bos = np.full((batch_size, 1), stages.BOS_ID, np.int32)
+  return {
+    "decoder_input_tokens": np.concatenate([bos, tokens[:, :-1]], 1),
+    "decoder_target_tokens": tokens,
+    "decoder_loss_weights": weights,
+  }
+
+
+def _init(model, batch):
+  return axes.unbox(jax.jit(model.init)(jax.random.key(0), batch))
+
+
+def test_overfits_one_batch_from_uniform_start():
+  model = _model()
+  assert isinstance(model, protocols.Trainable)
+  batch = _batch(model)
+  params = _init(model, batch)["params"]
+  optimizer = optax.adam(1e-2)
+
+  @jax.jit
+  def step(params, state):
+    (loss, output), grads = jax.value_and_grad(
+      lambda p: model.loss({"params": p}, batch, jax.random.key(0), 0, True),
+      has_aux=True,
+    )(params)
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(params, updates), state, loss, output
+
+  state = optimizer.init(params)
+  losses = []
+  for _ in range(60):
+    params, state, loss, output = step(params, state)
+    losses.append(float(loss))
+  assert losses[0] == pytest.approx(np.log(5), abs=0.1)
+  assert losses[-1] < 0.1
+  accuracy = output.metrics["accuracy"]
+  assert float(accuracy.total / accuracy.count) == 1.0
+
+
+def test_loss_is_the_weighted_mean_and_levels_add_up():
+  model = _model()
+  batch = _batch(model)
+  variables = _init(model, batch)
+  start = model.layout.target_start
+  batch["decoder_loss_weights"][1, start:] = 0
+  # Padding under weight 0 must not matter.
+  batch["decoder_target_tokens"][1, start:] = stages.PAD_ID
+  loss, output = model.loss(variables, batch, jax.random.key(0), 0, False)
+  nats = token_lm.token_cross_entropy(model, variables, batch)
+  assert float(loss) == pytest.approx(float(nats[0].mean()), rel=1e-5)
+  metrics = output.metrics
+  levels = [metrics[f"cross_entropy_level_{i}"] for i in range(2)]
+  whole = metrics["cross_entropy"]
+  assert sum(float(m.total) for m in levels) == pytest.approx(
+    float(whole.total), rel=1e-5
+  )
+  assert float(whole.count) == 16
+  assert output.state == {}
+
+
+def test_regularizers_act_in_training_only():
+  plain, smooth = _model(), _model(label_smoothing=0.2, z_loss=0.1)
+  batch = _batch(plain)
+  variables = _init(plain, batch)
+  key = jax.random.key(0)
+  losses = [
+    float(model.loss(variables, batch, key, 0, train)[0])
+    for model in (plain, smooth)
+    for train in (False, True)
+  ]
+  assert losses[0] == pytest.approx(losses[1]) == pytest.approx(losses[2])
+  assert losses[3] > losses[0] + 0.05
+
+
+def test_input_shapes_fit_a_batch():
+  model = _model()
+  shapes = model.input_shapes(2)
+  for name, array in _batch(model).items():
+    assert shapes[name].shape == array.shape
+    assert shapes[name].dtype == jnp.dtype(array.dtype)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage network: stable names, paper size, cached == teacher-forced."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from musiclm_jax.core import artifacts
+from musiclm_jax.layers import transformer
+from musiclm_jax.networks import decoder_lm
+from musiclm_jax.partitioning import axes
+
+# Checkpoints and artefacts depend on these names and shapes.
+GOLDEN = {
+  "output": (2, 8, 5),
+  "token_embed/table": (20, 8),
+  "transformer/final_norm/scale": (8,),
+  "transformer/layers/attention/out/kernel": (2, 2, 4, 8),
+  "transformer/layers/attention/qkv/kernel": (2, 8, 3, 2, 4),
+  "transformer/layers/attention_norm/scale": (2, 8),
+  "transformer/layers/mlp/wi/kernel": (2, 8, 12),
+  "transformer/layers/mlp/wo/kernel": (2, 12, 8),
+  "transformer/layers/mlp_norm/scale": (2, 8),
+  "transformer/relative_bias/table": (32, 2),
+}
+
+
+def _network(**fields):
+  stack = transformer.TransformerConfig(2, 8, 2, 12, **fields)
+  return decoder_lm.DecoderLM(decoder_lm.DecoderLMConfig(stack, 20, 2, 5))
+
+
+def test_parameter_names_and_shapes_are_stable():
+  shapes = jax.eval_shape(
+    lambda: axes.unbox(
+      _network().init(jax.random.key(0), jnp.zeros((1, 6), jnp.int32), 2)
+    )
+  )
+  flat = artifacts.flatten(shapes["params"])
+  assert {name: leaf.shape for name, leaf in flat.items()} == GOLDEN
+
+
+def test_paper_backbone_has_302_million_parameters():
+  stack = transformer.TransformerConfig(24, 1024, 16, 4096)
+  network = decoder_lm.DecoderLM(
+    decoder_lm.DecoderLMConfig(stack, 13314, 1, 1024)
+  )
+  shapes = jax.eval_shape(
+    lambda: axes.unbox(
+      network.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32), 4)
+    )
+  )
+  count = sum(x.size for x in jax.tree.leaves(shapes["params"]["transformer"]))
+  assert round(count / 1e6) == 302
+
+
+def test_cached_decode_logits_equal_teacher_forced_logits():
+  network = _network(scan_layers=True)
+  tokens = jax.random.randint(jax.random.key(1), (2, 11), 0, 20)
+  start = 3
+  variables = axes.unbox(
+    jax.jit(network.init, static_argnums=2)(jax.random.key(0), tokens, start)
+  )
+  expected = network.apply(variables, tokens, start)
+  assert expected.shape == (2, 4, 2, 5) and expected.dtype == jnp.float32
+  # Decoding runs unrolled.
+  config = dataclasses.replace(
+    network.config,
+    transformer=dataclasses.replace(
+      network.config.transformer, scan_layers=False
+    ),
+  )
+  network = decoder_lm.DecoderLM(config)
+  params = {"params": transformer.unstack_layers(variables["params"])}
+  hidden, state = network.apply(
+    params, tokens[:, : start + 1], 11, method="prefill", mutable=["cache"]
+  )
+  step = jax.jit(
+    lambda state, token: network.apply(
+      params | state, token, method="step", mutable=["cache"]
+    )
+  )
+  logits = []
+  for position in range(start, 11):
+    level = (position - start) % 2
+    logits.append(
+      network.apply(params, hidden, jnp.int32(level), method="level_logits")
+    )
+    if position + 1 < 11:
+      hidden, state = step(state, tokens[:, position + 1])
+  decoded = jnp.stack(logits, axis=1).reshape(expected.shape)
+  np.testing.assert_allclose(decoded, expected, atol=1e-5)
+
+
+def test_code_nats_is_cross_entropy():
+  logits = jax.random.normal(jax.random.key(0), (3, 5))
+  codes = jnp.array([0, 4, 2])
+  expected = -np.log(np.asarray(jax.nn.softmax(logits)))[range(3), codes]
+  np.testing.assert_allclose(
+    decoder_lm.code_nats(logits, codes), expected, rtol=1e-5
+  )
