@@ -6,6 +6,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+
 from musiclm_jax.cli import gin_config
 from musiclm_jax.core import errors, protocols
 from musiclm_jax.partitioning import mesh as mesh_lib
@@ -39,11 +41,19 @@ class Experiment:
   def train(self, model_dir: str) -> None:
     """Trains, or goes on from the newest checkpoint in `model_dir`."""
     partitioner = partitioner_lib.Partitioner(self.mesh)
+    host, hosts = jax.process_index(), jax.process_count()
+
+    def train_batches(start_step):
+      return self.train_data.train_batches(start_step, host, hosts)
+
+    def eval_batches():
+      return self.eval_data.eval_batches(host_index=host, num_hosts=hosts)
+
     loop.train(
       model_dir,
       self.trainable,
-      self.train_data.train_batches,
-      None if self.eval_data is None else self.eval_data.eval_batches,
+      train_batches,
+      None if self.eval_data is None else eval_batches,
       self.loop,
       self.optimizer,
       partitioner,

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exporters: a trained state in, a frozen artefact out, per kind of part."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from musiclm_jax.core import progress, rng
+from musiclm_jax.core import streams as streams_lib
+from musiclm_jax.data import clips, token_cache
+from musiclm_jax.models import (
+  codec_gan,
+  contrastive,
+  masked_prediction,
+  token_lm,
+)
+from musiclm_jax.systems import embedders, stage_lm, tokenizers
+
+# Names of the artefacts behind the streams of a token cache.
+ARTIFACT_OF_STREAM = {
+  "acoustic": "soundstream",
+  "semantic": "semantic",
+  "mulan": "mulan",
+}
+_BATCH_SIZE = 16
+
+
+def cache_streams(cache_dir: str) -> tuple[streams_lib.TokenStream, ...]:
+  """Streams of a token cache, so that a stage cannot disagree with it."""
+  return token_cache.read_config(cache_dir).streams
+
+
+def _clip_batches(
+  corpus_dir: str, split: str, name: str
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Waveforms `[batch, samples]` of a whole split, with their rate."""
+  reader = clips.ClipReader(corpus_dir, split)
+  with progress.Progress(name, len(reader), unit="clip") as bar:
+    for group in reader.batches(0, len(reader), _BATCH_SIZE):
+      yield np.stack([c.waveform for c in group]), group[0].sample_rate_hz
+      bar.update(len(group))
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundStreamExporter:
+  """Freezes encoder, decoder and codebooks; the critics stay behind."""
+
+  def export(
+    self,
+    trainable: codec_gan.CodecGAN,
+    variables: Mapping[str, Any],
+    directory: str,
+    metadata: Mapping[str, Any],
+  ) -> str:
+    """Writes the artefact; returns its fingerprint."""
+    return tokenizers.export_soundstream(
+      directory,
+      trainable.config.codec,
+      variables["params"]["generator"],
+      variables["codebooks"],
+      metadata,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticExporter:
+  """Fits statistics and k-means on w2v-BERT features, then freezes both.
+
+  Attributes:
+    corpus_dir: prepared corpus the clusters are fitted on.
+    num_clusters: semantic codebook size (MusicLM: 1024).
+    split: of the corpus.
+    max_points: most frames that k-means sees.
+    seed: of the seeding.
+  """
+
+  corpus_dir: str
+  num_clusters: int = 1024
+  split: str = "train"
+  max_points: int = 500_000
+  seed: int = 0
+
+  def export(
+    self,
+    trainable: masked_prediction.MaskedPrediction,
+    variables: Mapping[str, Any],
+    directory: str,
+    metadata: Mapping[str, Any],
+  ) -> str:
+    """Writes the artefact; returns its fingerprint."""
+    config, params = trainable.network.config, variables["params"]
+    extract = embedders.W2vBertFeatures(config, params)
+    mean, std, centroids = tokenizers.fit_semantic(
+      (
+        extract(waveform, rate_hz)
+        for waveform, rate_hz in _clip_batches(
+          self.corpus_dir, self.split, "features"
+        )
+      ),
+      self.num_clusters,
+      rng.root_key(self.seed),
+      max_points=self.max_points,
+    )
+    return tokenizers.export_semantic(
+      directory, config, params, mean, std, centroids, metadata
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MuLanExporter:
+  """Fits the RVQ of audio embeddings, then freezes towers and codebooks.
+
+  Attributes:
+    corpus_dir: prepared corpus the codebooks are fitted on.
+    text_model: path of the SentencePiece model of the text tower.
+    num_codebooks: RVQ levels (MusicLM: 12).
+    codebook_size: entries per level (MusicLM: 1024).
+    split: of the corpus.
+    seed: of the seeding.
+  """
+
+  corpus_dir: str
+  text_model: str
+  num_codebooks: int = 12
+  codebook_size: int = 1024
+  split: str = "train"
+  seed: int = 0
+
+  def export(
+    self,
+    trainable: contrastive.Contrastive,
+    variables: Mapping[str, Any],
+    directory: str,
+    metadata: Mapping[str, Any],
+  ) -> str:
+    """Writes the artefact; returns its fingerprint."""
+    config, params = trainable.network.config, variables["params"]
+    text_model = pathlib.Path(self.text_model).read_bytes()
+    embedder = embedders.MuLanEmbedder(config, params, text_model)
+    embeddings = np.concatenate(
+      [
+        embedder.embed_windows(waveform, rate_hz).reshape(-1, config.output_dim)
+        for waveform, rate_hz in _clip_batches(
+          self.corpus_dir, self.split, "embeddings"
+        )
+      ]
+    )
+    codebooks = tokenizers.fit_mulan_rvq(
+      embeddings,
+      self.num_codebooks,
+      self.codebook_size,
+      rng.root_key(self.seed),
+    )
+    return tokenizers.export_mulan(
+      directory, config, params, codebooks, text_model, metadata
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageExporter:
+  """Freezes a stage with the fingerprints of the tokenizers behind it.
+
+  Attributes:
+    cache_dir: the token cache it was trained on.
+  """
+
+  cache_dir: str
+
+  def export(
+    self,
+    trainable: token_lm.TokenLM,
+    variables: Mapping[str, Any],
+    directory: str,
+    metadata: Mapping[str, Any],
+  ) -> str:
+    """Writes the artefact; returns its fingerprint."""
+    config = trainable.config
+    cache = token_cache.read_config(self.cache_dir)
+    used = {segment.stream for segment in config.spec.segments}
+    return stage_lm.export_stage(
+      directory,
+      config.spec,
+      [stream for stream in config.streams if stream.name in used],
+      config.transformer,
+      jax.device_get(variables["params"]),
+      {ARTIFACT_OF_STREAM[name]: cache.fingerprints[name] for name in used},
+      config.precision,
+      metadata,
+    )

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a corpus: the demo scores, or a folder of your own audio.
+
+Also makes what training reads beside it: a text vocabulary from the captions
+of the train split, and a file of held-out prompts.
+"""
+
+import argparse
+
+EPILOG = """examples:
+  musiclm prepare score_corpus --size=tiny --data_dir=data_built
+  musiclm prepare audio_folder --source_dir=my_music --data_dir=data_built \\
+    --captions=my_music/captions.csv
+  musiclm prepare text_vocabulary --vocab_size=512 --output_dir=text \\
+    --corpus_dir=data_built/score_corpus/tiny/1.0.0
+  musiclm prepare prompts --num_prompts=24 --output=prompts.jsonl \\
+    --corpus_dir=data_built/score_corpus/tiny/1.0.0"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the verb's options."""
+  kinds = parser.add_subparsers(dest="kind", metavar="WHAT", required=True)
+
+  scores = kinds.add_parser(
+    "score_corpus", help="public-domain scores, rendered in arrangements"
+  )
+  scores.add_argument("--size", default="tiny", help="tiny or small")
+  scores.add_argument("--seed", type=int, default=0)
+
+  folder = kinds.add_parser("audio_folder", help="a tree of audio files")
+  folder.add_argument("--source_dir", required=True, help="the tree")
+  folder.add_argument("--captions", help="CSV or JSONL with file, caption")
+  folder.add_argument(
+    "--name", default="default", help="name of the dataset's configuration"
+  )
+  folder.add_argument("--segment_secs", type=float, default=30.0)
+  folder.add_argument(
+    "--max_bad_fraction",
+    type=float,
+    default=0.5,
+    help="fail if more of the files are bad",
+  )
+  for kind in (scores, folder):
+    kind.add_argument("--data_dir", required=True, help="where it is built")
+    kind.add_argument(
+      "--num_processes", type=int, default=0, help="0 for all cores"
+    )
+
+  text = kinds.add_parser(
+    "text_vocabulary", help="a SentencePiece model of the captions"
+  )
+  text.add_argument("--vocab_size", type=int, default=512)
+  text.add_argument("--output_dir", required=True, help="gets text.model")
+
+  prompts = kinds.add_parser("prompts", help="held-out captions as prompts")
+  prompts.add_argument("--num_prompts", type=int, default=24)
+  prompts.add_argument("--seed", type=int, default=0)
+  prompts.add_argument("--output", required=True, help="a JSONL file")
+  for kind, split in ((text, "train"), (prompts, "test")):
+    kind.add_argument("--corpus_dir", required=True, help="a prepared corpus")
+    kind.add_argument("--split", default=split)
+
+
+def main(args: argparse.Namespace) -> int:
+  """Runs the verb."""
+  return {
+    "score_corpus": _score_corpus,
+    "audio_folder": _audio_folder,
+    "text_vocabulary": _text_vocabulary,
+    "prompts": _prompts,
+  }[args.kind](args)
+
+
+def _score_corpus(args: argparse.Namespace) -> int:
+  from musiclm_jax.data import corpora
+
+  path = corpora.prepare_score_corpus(
+    args.data_dir, args.size, args.seed, args.num_processes
+  )
+  print(path)
+  return 0
+
+
+def _audio_folder(args: argparse.Namespace) -> int:
+  from musiclm_jax.data import corpora
+
+  path = corpora.prepare_audio_folder(
+    args.data_dir,
+    args.source_dir,
+    captions=args.captions,
+    name=args.name,
+    segment_secs=args.segment_secs,
+    max_bad_fraction=args.max_bad_fraction,
+    num_processes=args.num_processes,
+  )
+  print(path)
+  return 0
+
+
+def _text_vocabulary(args: argparse.Namespace) -> int:
+  from musiclm_jax.data import clips, text_vocabulary
+
+  reader = clips.ClipReader(args.corpus_dir, args.split)
+  captions = [
+    caption
+    for index in range(len(reader))
+    for caption in reader.captions(index)
+  ]
+  path = text_vocabulary.train(captions, args.output_dir, args.vocab_size)
+  print(f"{path}: {text_vocabulary.num_tokens(path)} ids")
+  return 0
+
+
+def _prompts(args: argparse.Namespace) -> int:
+  import random
+
+  from musiclm_jax.cli import prompt_files
+  from musiclm_jax.core import errors
+  from musiclm_jax.data import clips
+
+  reader = clips.ClipReader(args.corpus_dir, args.split)
+  rng = random.Random(args.seed)
+  order = rng.sample(range(len(reader)), len(reader))
+  texts: dict[str, str] = {}
+  for index in order:
+    captions = reader.captions(index)
+    if captions and len(texts) < args.num_prompts:
+      texts.setdefault(rng.choice(captions), reader.clip_id(index))
+  if not texts:
+    raise errors.UserError(
+      f"split {args.split!r} of {args.corpus_dir} has no captions"
+    )
+  prompt_files.write(
+    args.output,
+    [{"prompt": text, "source": source} for text, source in texts.items()],
+  )
+  print(f"{args.output}: {len(texts)} prompts")
+  return 0

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole clips of a prepared corpus, in order: for fitting and tokenizing."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from musiclm_jax.audio import files
+from musiclm_jax.core import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """One clip.
+
+  Attributes:
+    clip_id: in the corpus.
+    work_id: the work it is taken from.
+    captions: texts that describe it.
+    waveform: float32 `[samples]` in [-1, 1].
+    sample_rate_hz: of the waveform.
+  """
+
+  clip_id: str
+  work_id: str
+  captions: tuple[str, ...]
+  waveform: np.ndarray
+  sample_rate_hz: int
+
+
+def _text(value) -> str:
+  return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def split_names(corpus_dir: str | os.PathLike) -> list[str]:
+  """Splits of a prepared corpus, in a fixed order.
+
+  Raises:
+    UserError: if there is no corpus.
+  """
+  return sorted(_builder(corpus_dir).info.splits)
+
+
+def _builder(corpus_dir: str | os.PathLike):
+  import tensorflow_datasets as tfds
+
+  path = pathlib.Path(corpus_dir)
+  if not (path / "dataset_info.json").is_file():
+    raise errors.UserError(
+      f"no corpus at {path}: build one with `musiclm prepare`"
+    )
+  return tfds.builder_from_directory(path)
+
+
+class ClipReader:
+  """Random access to the clips of one split: `reader[index]`."""
+
+  def __init__(self, corpus_dir: str | os.PathLike, split: str):
+    """Opens a prepared corpus.
+
+    Raises:
+      UserError: if the corpus or the split is missing.
+    """
+    builder = _builder(corpus_dir)
+    if split not in builder.info.splits:
+      raise errors.UserError(
+        f"split {split!r} of {corpus_dir}: expected one of "
+        f"{sorted(builder.info.splits)}"
+      )
+    self._records = builder.as_data_source(split)
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def captions(self, index: int) -> tuple[str, ...]:
+    """Captions of a clip, without decoding its audio."""
+    return tuple(_text(text) for text in self._records[index]["captions"])
+
+  def clip_id(self, index: int) -> str:
+    """Id of a clip, without decoding its audio."""
+    return _text(self._records[index]["id"])
+
+  def __getitem__(self, index: int) -> Clip:
+    record = self._records[index]
+    waveform, rate = files.decode_audio(bytes(record["audio"]))
+    return Clip(
+      clip_id=_text(record["id"]),
+      work_id=_text(record["work_id"]),
+      captions=tuple(_text(text) for text in record["captions"]),
+      waveform=waveform,
+      sample_rate_hz=rate,
+    )
+
+  def batches(
+    self, start: int, end: int, batch_size: int
+  ) -> Iterator[list[Clip]]:
+    """Clips `[start, end)` in groups of equal length and rate.
+
+    Yields:
+      Neighbouring clips that can be stacked, at most `batch_size`.
+    """
+    group: list[Clip] = []
+    for index in range(start, end):
+      clip = self[index]
+      fits = group and (
+        len(clip.waveform) == len(group[0].waveform)
+        and clip.sample_rate_hz == group[0].sample_rate_hz
+      )
+      if group and (not fits or len(group) == batch_size):
+        yield group
+        group = []
+      group.append(clip)
+    if group:
+      yield group

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage layouts: published lengths, round trips, disjoint ids."""
+
+import numpy as np
+import pytest
+
+from musiclm_jax.core import stages, streams
+
+STREAMS = {
+  "mulan": streams.TokenStream("mulan", 1024, 12),
+  "semantic": streams.TokenStream("semantic", 1024, 1, 25.0),
+  "acoustic": streams.TokenStream("acoustic", 1024, 12, 50.0),
+}
+
+
+@pytest.mark.parametrize(
+  "spec, length, target_start",
+  [
+    (stages.semantic_stage(), 762, 12),
+    (stages.coarse_stage(), 2262, 262),
+    (stages.fine_stage(), 1800, 600),
+  ],
+)
+def test_published_lengths(spec, length, target_start):
+  layout = stages.StageLayout(spec, STREAMS)
+  assert layout.length == length
+  assert layout.target_start == target_start
+
+
+def _random_codes(layout, batch=2):
+  rng = np.random.default_rng(0)
+  return {
+    name: rng.integers(
+      0,
+      stream.codebook_size,
+      (batch, stream.num_frames(layout.secs), stream.num_codebooks),
+      dtype=np.int32,
+    )
+    for name, stream in STREAMS.items()
+  }
+
+
+@pytest.mark.parametrize(
+  "spec",
+  [stages.semantic_stage(), stages.coarse_stage(), stages.fine_stage()],
+  ids=lambda spec: spec.name,
+)
+def test_round_trip_and_disjoint_levels(spec):
+  layout = stages.StageLayout(spec, STREAMS, secs=2.0)
+  codes = _random_codes(layout)
+  tokens = layout.encode(codes)
+  assert tokens.shape == (2, layout.length)
+  assert tokens.min() >= stages.NUM_SPECIAL_IDS
+  assert tokens.max() < layout.vocab_size
+  target = spec.target
+  np.testing.assert_array_equal(
+    layout.decode_target(tokens[:, layout.target_start :]),
+    codes[target.stream][..., target.first_level : target.end_level],
+  )
+  # Each (segment, level) owns a range of its own.
+  offsets = [
+    offset
+    for index, segment in enumerate(spec.segments)
+    for offset in layout.encode_segment(
+      index, np.zeros((1, STREAMS[segment.stream].num_codebooks), int)
+    )
+  ]
+  assert len(set(offsets)) == len(offsets)
+  assert min(np.diff(sorted(offsets))) >= 1024
+
+
+def test_time_major_order():
+  layout = stages.StageLayout(stages.fine_stage(), STREAMS, secs=0.04)
+  codes = _random_codes(layout, batch=1)["acoustic"]
+  tokens = layout.encode_segment(0, codes)
+  np.testing.assert_array_equal(
+    (tokens - stages.NUM_SPECIAL_IDS) % 1024, codes[:, :, :4].reshape(1, -1)
+  )
+
+
+def test_padding_becomes_pad_id():
+  layout = stages.StageLayout(stages.semantic_stage(), STREAMS, secs=1.0)
+  codes = np.full((1, 25, 1), -1, np.int32)
+  assert (layout.encode_segment(1, codes) == stages.PAD_ID).all()
+
+
+def test_errors_name_what_is_wrong():
+  with pytest.raises(ValueError, match="'acoustic'.*semantic"):
+    stages.StageLayout(
+      stages.fine_stage(), {"semantic": STREAMS["semantic"]}, 1.0
+    )
+  with pytest.raises(ValueError, match="12 codebooks"):
+    stages.StageLayout(stages.fine_stage(num_codebooks=16), STREAMS)
+  layout = stages.StageLayout(stages.semantic_stage(), STREAMS, secs=1.0)
+  with pytest.raises(ValueError, match="expected 25 frames"):
+    layout.encode(
+      {"mulan": np.zeros((1, 1, 12), int), "semantic": np.zeros((1, 9, 1), int)}
+    )
