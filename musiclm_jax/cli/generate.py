@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--prompt", action="append", default=[], help="a text; repeatable"
   )
   parser.add_argument("--prompts", help="file: one text per line, or JSONL")
+  parser.add_argument(
+    "--max_prompts", type=int, default=0, help="use only the first so many"
+  )
   parser.add_argument("--seconds", type=float, default=10.0)
   parser.add_argument(
     "--seed", type=int, default=0, help="of the first item; then counts up"

@@ -52,6 +52,8 @@ def _items(args: argparse.Namespace) -> list[_Item]:
   prompts = list(args.prompt)
   if args.prompts:
     prompts += prompt_files.read(args.prompts)
+  if args.max_prompts:
+    prompts = prompts[: args.max_prompts]
   if not prompts:
     raise errors.UserError("no prompt given: pass --prompt or --prompts")
   for prompt in prompts:

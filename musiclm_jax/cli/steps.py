@@ -27,6 +27,7 @@ from musiclm_jax.core import errors, progress
 
 _PROGRESS = re.compile(r"\((\d+) %\).*?(\d+:\d\d) left")
 _PR_SET_PDEATHSIG = 1
+_PEAK = "peak_memory_bytes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,25 @@ def _resident_bytes() -> int:
     with contextlib.suppress(psutil.Error):
       total += process.memory_info().rss
   return total
+
+
+def finished(workdir: str | os.PathLike) -> list[dict[str, str | float]]:
+  """Name and seconds (over all attempts) of finished steps, in order."""
+  folder = pathlib.Path(workdir) / "steps"
+  records = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+  return [
+    {"name": record["name"], "seconds": record["seconds"]}
+    for record in sorted(records, key=lambda record: record["number"])
+  ]
+
+
+def peak_memory_bytes(workdir: str | os.PathLike) -> int:
+  """Most memory that all running steps held at once, sampled."""
+  try:
+    text = (pathlib.Path(workdir) / "steps" / _PEAK).read_text()
+    return int(text)
+  except (FileNotFoundError, ValueError):
+    return 0
 
 
 class _Running:
@@ -207,15 +227,6 @@ class StepRunner:
     except (FileNotFoundError, ValueError):
       return 0.0
 
-  def timings(self) -> list[dict[str, float | str]]:
-    """Name and seconds (over all attempts) of every finished step."""
-    found = []
-    for step in self._steps:
-      if self._is_done(step):
-        record = json.loads(self._marker(step).read_text())
-        found.append({"name": step.name, "seconds": record["seconds"]})
-    return found
-
   @contextlib.contextmanager
   def _locked(self) -> Iterator[None]:
     self._markers.mkdir(parents=True, exist_ok=True)
@@ -312,7 +323,14 @@ class StepRunner:
     marker = self._marker(item.step)
     scratch = marker.with_suffix(".writing")
     scratch.write_text(
-      json.dumps({"seconds": round(total, 2), "argv": list(item.step.argv)})
+      json.dumps(
+        {
+          "name": item.step.name,
+          "number": self._steps.index(item.step) + 1,
+          "seconds": round(total, 2),
+          "argv": list(item.step.argv),
+        }
+      )
     )
     scratch.replace(marker)
     marker.with_suffix(".partial").unlink(missing_ok=True)
@@ -337,9 +355,8 @@ class StepRunner:
       item.finish()
 
   def _watch_memory(self) -> None:
-    path = self._markers / "peak_memory_bytes"
-    with contextlib.suppress(FileNotFoundError, ValueError):
-      self._peak = int(path.read_text())
+    path = self._markers / _PEAK
+    self._peak = peak_memory_bytes(self._workdir)
     while not self._stop.wait(0.5):
       found = _resident_bytes()
       if found > self._peak:
