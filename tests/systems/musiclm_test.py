@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composed system on tiny random stages and hand-made tokenizers."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from musiclm_jax.core import errors, stages, streams
+from musiclm_jax.layers import transformer
+from musiclm_jax.networks import decoder_lm
+from musiclm_jax.partitioning import axes
+from musiclm_jax.systems import musiclm, stage_lm
+
+MULAN = streams.TokenStream("mulan", 4, 2)
+SEMANTIC = streams.TokenStream("semantic", 6, 1, 4.0)
+ACOUSTIC = streams.TokenStream("acoustic", 5, 4, 8.0)
+STREAMS = (MULAN, SEMANTIC, ACOUSTIC)
+SPECS = (
+  stages.semantic_stage(2, 2.0),
+  stages.coarse_stage(2, 2, 1.0),
+  stages.fine_stage(2, 4, 1.0),
+)
+STACK = transformer.TransformerConfig(
+  1, 16, 2, 16, relpos_buckets=8, relpos_max_distance=20
+)
+
+
+class _Codec:
+  stream = ACOUSTIC
+  sample_rate_hz = 80
+
+  def decode(self, codes):
+    return jnp.repeat(jnp.asarray(codes).sum(-1) / 20.0, 10, axis=-1)
+
+
+class _Mulan:
+  stream = MULAN
+
+  def embed_text(self, texts):
+    return np.array([[len(text) % 4, text.count("a") % 4] for text in texts])
+
+  def quantize(self, embeddings):
+    return embeddings[:, None].astype(np.int32)
+
+
+def make_params(spec, scale=3.0):
+  layout = stages.StageLayout(spec, {s.name: s for s in STREAMS})
+  network = decoder_lm.DecoderLM(
+    decoder_lm.DecoderLMConfig(
+      STACK,
+      layout.vocab_size,
+      layout.num_target_levels,
+      layout.target_stream.codebook_size,
+    )
+  )
+  shapes = jax.eval_shape(
+    lambda: axes.unbox(
+      network.init(
+        jax.random.key(0),
+        jnp.zeros((1, layout.length), jnp.int32),
+        layout.target_start,
+      )
+    )
+  )["params"]
+  # Drawn in numpy, which compiles nothing; large enough for confident logits.
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: (
+      rng.standard_normal(leaf.shape) * scale / np.sqrt(leaf.shape[-1])
+    ).astype(np.float32),
+    shapes,
+  )
+
+
+@pytest.fixture(scope="module")
+def system():
+  parts = [
+    stage_lm.StageLM(spec, STREAMS, STACK, make_params(spec)) for spec in SPECS
+  ]
+  return musiclm.MusicLM(_Codec(), _Mulan(), *parts)
+
+
+def test_lengths_are_exact_and_codes_legal_beyond_the_crop(system):
+  result = system.generate(["a piano", "drums"], 3.33, seed=[5, 6])
+  assert result.waveform.shape == (2, round(3.33 * 80))
+  assert result.waveform.dtype == np.float32
+  assert np.isfinite(result.waveform).all()
+  shapes = {name: codes.shape for name, codes in result.codes.items()}
+  assert shapes == {
+    "mulan": (2, 1, 2),
+    "semantic": (2, 14, 1),
+    "acoustic": (2, 27, 4),
+  }
+  for stream in STREAMS:
+    codes = result.codes[stream.name]
+    assert codes.min() >= 0 and codes.max() < stream.codebook_size
+  assert len(np.unique(result.codes["acoustic"])) > 2
+
+
+def test_item_depends_on_its_prompt_and_seed_only(system):
+  both = system.generate(["a piano", "drums"], 3.0, seed=[5, 6])
+  # The neighbour changes place and text, the batch changes size.
+  alone = system.generate("drums", 3.0, seed=6)
+  other = system.generate(["drums", "a violin", "flute"], 3.0, seed=[6, 9, 1])
+  for name, codes in both.codes.items():
+    np.testing.assert_array_equal(codes[1], alone.codes[name][0])
+    np.testing.assert_array_equal(codes[1], other.codes[name][0])
+  again = system.generate("drums", 3.0, seed=7)
+  assert (again.codes["semantic"] != alone.codes["semantic"]).any()
+
+
+def test_int_seed_counts_up():
+  assert musiclm.item_seeds(3, 2) == (3, 4)
+  with pytest.raises(errors.UserError, match="1 seeds given"):
+    musiclm.item_seeds([3], 2)
+
+
+def test_text_enters_the_codes(system):
+  codes = system.generate(["a piano", "drum"], 3.0, seed=[5, 5]).codes
+  assert (codes["mulan"][0] != codes["mulan"][1]).any()
+  assert (codes["semantic"][0] != codes["semantic"][1]).any()
+
+
+@pytest.mark.parametrize(
+  "prompts,seconds,temperatures,message",
+  [
+    ("", 1.0, (1, 1, 1), "prompt 0 is ''"),
+    (["ok", "  "], 1.0, (1, 1, 1), "prompt 1"),
+    ([], 1.0, (1, 1, 1), "no prompt"),
+    ("ok", 0.0, (1, 1, 1), "seconds=0.0"),
+    ("ok", float("nan"), (1, 1, 1), "seconds=nan"),
+    ("ok", 1.0, (1, -1, 1), "temperatures="),
+  ],
+)
+def test_bad_requests_are_user_errors(
+  system, prompts, seconds, temperatures, message
+):
+  with pytest.raises(errors.UserError, match=message):
+    system.generate(prompts, seconds, 0, temperatures)
+
+
+def test_greedy_stage_agrees_with_its_own_teacher_forced_scores(system):
+  stage = system.stages["coarse"]
+  rng = np.random.default_rng(1)
+  codes = {
+    "mulan": rng.integers(0, 4, (2, 1, 2)),
+    "semantic": rng.integers(0, 6, (2, 4, 1)),
+  }
+  keys = jax.random.split(jax.random.key(0), 2)
+  made = stage.generate(codes, None, 8, 0.0, keys)
+  assert made.shape == (2, 8, 2)
+  padded = np.concatenate([made, np.zeros_like(made)], axis=-1)
+  best = stage.score(codes | {"acoustic": padded})
+  assert best.shape == (2, 8, 2)
+  for level in range(2):
+    for shift in range(1, 5):
+      other = padded.copy()
+      other[:, 5, level] = (other[:, 5, level] + shift) % 5
+      worse = stage.score(codes | {"acoustic": other})
+      assert (worse[:, 5, level] > best[:, 5, level]).all()
+  # A known prefix and forced frames continue the same greedy sequence.
+  prefixed = stage.generate(
+    codes, made[:, :4], 4, 0.0, keys, forced=made[:, 4:6]
+  )
+  np.testing.assert_array_equal(prefixed, made[:, 4:])
+
+
+def test_stage_survives_export_and_load(system, tmp_path):
+  spec = SPECS[0]
+  params = make_params(spec)
+  stage_lm.export_stage(
+    tmp_path / "s", spec, STREAMS, STACK, params, {"mulan": "ab"}
+  )
+  loaded = stage_lm.StageLM.load(tmp_path / "s")
+  assert loaded.spec == spec and loaded.tokenizers == {"mulan": "ab"}
+  codes = {
+    "mulan": np.zeros((1, 1, 2), np.int32),
+    "semantic": np.arange(6, dtype=np.int32).reshape(1, 6, 1),
+  }
+  np.testing.assert_allclose(
+    loaded.score(codes), system.stages["semantic"].score(codes), rtol=1e-6
+  )
+
+
+def test_streams_of_stages_and_tokenizers_must_agree(system):
+  codec = _Codec()
+  codec.stream = streams.TokenStream("acoustic", 7, 4, 8.0)
+  with pytest.raises(errors.UserError, match="codebook_size=7"):
+    musiclm.MusicLM(codec, _Mulan(), *system.stages.values())
+
+
+def test_import_loads_no_tensorflow():
+  code = (
+    "import sys, musiclm_jax.systems.musiclm;"
+    "assert not {'tensorflow', 'seqio', 'optax', 'orbax'} & set(sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=".")
