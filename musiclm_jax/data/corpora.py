@@ -5,15 +5,20 @@ A name, a size or a folder of audio flows in; the path of a built TFDS dataset
 flows out. Builders need neither apache_beam nor mlcroissant here.
 """
 
+import dataclasses
+import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import pathlib
+import re
 import shutil
+import sys
 from typing import Any
 
 from musiclm_jax.core import errors
-from musiclm_jax.data import worker_pool
+from musiclm_jax.data import doctor, worker_pool
 
 SAMPLE_RATE_HZ = 24_000
 _BUILDERS_PACKAGE = "musiclm_jax_builders"
@@ -62,9 +67,7 @@ def find_builder_dir(
     candidates = [pathlib.Path(directory)]
   else:
     candidates = [pathlib.Path(__file__).resolve().parents[2] / "data"]
-    spec = importlib.util.find_spec(_BUILDERS_PACKAGE)
-    if spec is not None and spec.submodule_search_locations:
-      candidates.extend(map(pathlib.Path, spec.submodule_search_locations))
+    candidates.extend(map(pathlib.Path, _installed_builders()))
   for candidate in candidates:
     if (candidate / _SCORE_CORPUS).is_dir():
       return candidate
@@ -72,6 +75,14 @@ def find_builder_dir(
     f"no corpus builders in {' or '.join(map(str, candidates))}: expected a "
     f"folder {_SCORE_CORPUS!r} there"
   )
+
+
+def _installed_builders() -> list[str]:
+  """Folders of the installed builders package, if there is one."""
+  if _BUILDERS_PACKAGE in sys.modules:  # Perhaps ours, which has no spec.
+    return list(sys.modules[_BUILDERS_PACKAGE].__path__)
+  spec = importlib.util.find_spec(_BUILDERS_PACKAGE)
+  return list(spec.submodule_search_locations or ()) if spec else []
 
 
 def load_builder_module(
@@ -165,3 +176,82 @@ def prepare_score_corpus(
       num_processes=num_processes,
     )
   )
+
+
+def prepare_audio_folder(
+  data_dir: str | os.PathLike,
+  source_dir: str | os.PathLike,
+  captions: str | os.PathLike | None = None,
+  segment_secs: float = 30.0,
+  num_processes: int = 0,
+  builder_dir: str | os.PathLike | None = None,
+  **options: Any,
+) -> pathlib.Path:
+  """Makes a corpus of a tree of audio files, or finds it made.
+
+  The doctor's report lies beside the dataset's folder (`doctor.json`,
+  `doctor.txt` in its parent), also when the job fails.
+
+  Args:
+    data_dir: where built datasets lie, one folder per corpus.
+    source_dir: tree of WAV, FLAC, OGG or MP3 files.
+    captions: CSV or JSONL file with columns `file` and `caption`.
+    segment_secs: length of the clips.
+    num_processes: readers; 0 means all cores. Does not change the corpus.
+    builder_dir: see `find_builder_dir`.
+    **options: other fields of the builder's `AudioFolderConfig` (`work_from`,
+      `test_fraction`, `max_bad_fraction`, ...).
+
+  Returns:
+    The dataset's folder; its name changes with the files and the settings, so
+    that a changed folder is built anew.
+
+  Raises:
+    UserError: if the folder or the captions file is missing or malformed, too
+      many files are bad, or an option is unknown or out of range.
+  """
+  module = load_builder_module(_AUDIO_FOLDER, builder_dir)
+  source_dir = pathlib.Path(source_dir).expanduser().resolve()
+  settings = {
+    "source_dir": str(source_dir),
+    "captions": str(pathlib.Path(captions).resolve()) if captions else "",
+    "segment_secs": float(segment_secs),
+    **options,
+  }
+  known = [field.name for field in dataclasses.fields(module.AudioFolderConfig)]
+  for name in settings:
+    if name not in known:
+      raise errors.UserError(
+        f"option {name!r} of {_AUDIO_FOLDER}: expected one of {known}"
+        f"{errors.nearest(name, known)}"
+      )
+  try:
+    config = module.AudioFolderConfig(
+      name=_folder_name(source_dir, settings),
+      description=f"Files of {source_dir}.",
+      **settings,
+    )
+  except ValueError as error:
+    raise errors.UserError(f"{_AUDIO_FOLDER}: {error}") from error
+  return _build(
+    module.Builder(
+      config=config,
+      data_dir=os.fspath(data_dir),
+      num_processes=num_processes,
+    )
+  )
+
+
+def _folder_name(source_dir: pathlib.Path, settings: dict[str, Any]) -> str:
+  """A name that changes when files or settings change."""
+  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+  watched = [source_dir / name for name in doctor.list_audio(source_dir)]
+  if settings["captions"]:
+    watched.append(pathlib.Path(settings["captions"]))
+  for path in watched:
+    if not path.is_file():
+      raise errors.UserError(f"no captions file at {path}")
+    state = path.stat()
+    digest.update(f"{path}/{state.st_size}/{state.st_mtime_ns}".encode())
+  stem = re.sub(r"[^a-z0-9]+", "_", source_dir.name.lower()).strip("_")
+  return f"{stem or 'folder'}_{digest.hexdigest()[:8]}"
