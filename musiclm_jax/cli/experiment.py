@@ -22,8 +22,7 @@ class Experiment:
 
   Attributes:
     trainable: network and loss.
-    train_data: loader of training batches (`data/loader.py`).
-    eval_data: loader of held-out batches, or None.
+    data: loader of training and held-out batches (`data/loader.py`).
     loop: steps, batch, cadence.
     optimizer: what updates the parameters.
     mesh: device mesh and rule set.
@@ -31,8 +30,7 @@ class Experiment:
   """
 
   trainable: protocols.Trainable
-  train_data: Any
-  eval_data: Any
+  data: Any
   loop: loop.LoopConfig
   optimizer: optimizers.OptimizerConfig
   mesh: mesh_lib.MeshConfig
@@ -44,16 +42,16 @@ class Experiment:
     host, hosts = jax.process_index(), jax.process_count()
 
     def train_batches(start_step):
-      return self.train_data.train_batches(start_step, host, hosts)
+      return self.data.train_batches(start_step, host, hosts)
 
     def eval_batches():
-      return self.eval_data.eval_batches(host_index=host, num_hosts=hosts)
+      return self.data.eval_batches(host_index=host, num_hosts=hosts)
 
     loop.train(
       model_dir,
       self.trainable,
       train_batches,
-      None if self.eval_data is None else eval_batches,
+      eval_batches,
       self.loop,
       self.optimizer,
       partitioner,
