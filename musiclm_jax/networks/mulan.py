@@ -7,6 +7,7 @@ the spectrogram, on the device: all of it costs a few element-wise products.
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -214,9 +215,12 @@ class MuLan(nn.Module):
     self.text = mulan_text.TextTower(
       config.text, config.output_dim, self.precision
     )
-    start = jnp.log(config.initial_temperature)
+    start = math.log(config.initial_temperature)
+    # One element, not a scalar: artefacts store arrays of rank 1 and up.
     self.log_temperature = self.param(
-      "log_temperature", axes.named(nn.initializers.constant(start), ()), ()
+      "log_temperature",
+      axes.named(nn.initializers.constant(start), (None,)),
+      (1,),
     )
 
   def embed_audio(
@@ -263,5 +267,5 @@ class MuLan(nn.Module):
     return (
       self.embed_audio(waveform, deterministic),
       self.embed_text(tokens, deterministic),
-      self.log_temperature,
+      self.log_temperature[0],
     )
