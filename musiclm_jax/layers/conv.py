@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from musiclm_jax.partitioning import axes
 
 IMPLEMENTATIONS = ("lax", "matmul")
-_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 _NAMES = ("kernel_time", "conv_in", "conv_out")
 
 
@@ -40,6 +39,7 @@ class CausalConv1d(nn.Module):
     dilation: distance of taps.
     use_bias: whether to add a bias.
     implementation: 'lax' or 'matmul' (unfold, then one product).
+    init_scale: variance of the output at the start, relative to the input's.
   """
 
   features: int
@@ -48,6 +48,7 @@ class CausalConv1d(nn.Module):
   dilation: int = 1
   use_bias: bool = True
   implementation: str = "lax"
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,7 +61,10 @@ class CausalConv1d(nn.Module):
         f"stride={self.stride}"
       )
     shape = (self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param("kernel", axes.named(_INIT, _NAMES), shape)
+    init = nn.initializers.variance_scaling(
+      self.init_scale, "fan_in", "uniform"
+    )
+    kernel = self.param("kernel", axes.named(init, _NAMES), shape)
     frames = -(-x.shape[1] // self.stride)
     padding = (reach - self.stride, frames * self.stride - x.shape[1])
     if self.implementation == "lax":

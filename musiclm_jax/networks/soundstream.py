@@ -198,9 +198,11 @@ class Decoder(nn.Module):
       for unit, dilation in enumerate(config.dilations):
         x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
       x = axes.constrain(x, _EDGE)
-    x = conv.CausalConv1d(1, config.kernel_size, name="last", **options)(
-      nn.elu(x)
-    )
+    # Residual blocks add up: unscaled, the first output would be far louder
+    # than music and the mel loss spend its first steps on the level.
+    x = conv.CausalConv1d(
+      1, config.kernel_size, init_scale=1e-3, name="last", **options
+    )(nn.elu(x))
     return x[..., 0]
 
 
