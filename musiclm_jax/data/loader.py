@@ -171,7 +171,7 @@ class Loader:
 def _as_user_error(error: tf.errors.OpError, task: str) -> Exception:
   """Our own error again, out of the text tf.data wraps it in."""
   message = str(error)
-  found = re.search(r"^\s*UserError: (.*)$", message, re.MULTILINE)
+  found = re.search(r"^\s*(?:\w+\.)*UserError: (.*)$", message, re.MULTILINE)
   if found:
     return errors.UserError(found.group(1))
   return RuntimeError(f"task {task}: {message}")

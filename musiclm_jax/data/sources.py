@@ -252,15 +252,14 @@ def decode_audio(content: bytes, sample_rate_hz: int) -> np.ndarray:
   """An audio file's bytes to mono int16 `[samples]` at `sample_rate_hz`.
 
   Raises:
-    ValueError: if it cannot be decoded (soundfile's errors are RuntimeErrors
-      and are turned into it).
+    ValueError: if it cannot be decoded.
   """
   try:
     samples, rate = soundfile.read(
       io.BytesIO(content), dtype="int16", always_2d=True
     )
-  except RuntimeError as error:
-    raise ValueError(str(error)) from error
+  except soundfile.LibsndfileError as error:
+    raise ValueError(error.error_string) from error
   if samples.shape[1] == 1 and rate == sample_rate_hz:
     return samples[:, 0]
   waveform = samples.astype(np.float32).mean(axis=1)
@@ -282,6 +281,11 @@ class _Clips:
 
   def __len__(self) -> int:
     return len(self._records)
+
+  @property
+  def num_kept_bytes(self) -> int:
+    """Bytes of decoded clips held in memory."""
+    return self._num_bytes
 
   def clip_id(self, index: int) -> str:
     return _to_str(self._records[index]["id"])

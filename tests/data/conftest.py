@@ -53,22 +53,24 @@ def build_corpus(directory, records) -> str:
     }
   )
 
-  class SmallCorpus(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-    # Metadata files are looked for beside the class otherwise.
-    pkg_dir_path = pathlib.Path(directory)
+  with tfds.core.registered.skip_registration():
 
-    def _info(self):
-      return tfds.core.DatasetInfo(builder=self, features=features)
+    class SmallCorpus(tfds.core.GeneratorBasedBuilder):
+      VERSION = tfds.core.Version("1.0.0")
+      # Metadata files are looked for beside the class otherwise.
+      pkg_dir_path = pathlib.Path(directory)
 
-    def _split_generators(self, unused):
-      return {
-        name: self._generate_examples(rows) for name, rows in records.items()
-      }
+      def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=features)
 
-    def _generate_examples(self, rows):
-      for row in rows:
-        yield row["id"], row
+      def _split_generators(self, unused):
+        return {
+          name: self._generate_examples(rows) for name, rows in records.items()
+        }
+
+      def _generate_examples(self, rows):
+        for row in rows:
+          yield row["id"], row
 
   builder = SmallCorpus(data_dir=directory, file_format="array_record")
   builder.download_and_prepare()
