@@ -63,9 +63,12 @@ class Dense(nn.Module):
       self.precision.param_dtype,
     )
     dtype = self.precision.compute_dtype
-    out = jnp.tensordot(
-      x.astype(dtype), kernel.astype(dtype), axes=self.num_in_axes
-    )
+    # One row axis: XLA:CPU's backward pass of a product over [batch, length]
+    # was measured four times slower than of one over rows.
+    leading = x.shape[: x.ndim - self.num_in_axes]
+    rows = x.astype(dtype).reshape(-1, *in_shape)
+    out = jnp.tensordot(rows, kernel.astype(dtype), axes=self.num_in_axes)
+    out = out.reshape(*leading, *self.features)
     if self.use_bias:
       bias = self.param(
         "bias",
