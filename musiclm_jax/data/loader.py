@@ -6,9 +6,11 @@ often the run was restarted, and the hosts' rows together are the same batch
 whatever their number.
 """
 
+import atexit
 import contextlib
 import hashlib
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +20,28 @@ from musiclm_jax.core import errors
 from musiclm_jax.data import features, sources, tasks
 
 Batch = dict[str, np.ndarray]
+
+
+class _Running:
+  """Holds the only reference to an iterator with reader threads."""
+
+  def __init__(self, iterator: Iterator[Batch]):
+    self.iterator = iterator
+
+  def close(self) -> None:
+    """Stops the readers and waits for them."""
+    self.iterator = None
+
+
+_RUNNING: "weakref.WeakSet[_Running]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+  # Readers call Python; once the interpreter is being torn down they never
+  # get its lock, and TensorFlow would wait for them for ever.
+  for running in list(_RUNNING):
+    running.close()
 
 
 class Loader:
@@ -157,15 +181,19 @@ class Loader:
     dataset = recipe.converter(dataset, recipe.feature_lengths)
     dataset = dataset.batch(shard.host_batch_size, drop_remainder=True)
     dataset = dataset.prefetch(self._num_prefetch)
-    iterator = dataset.as_numpy_iterator()
-    while True:
-      try:
-        batch = next(iterator)
-      except StopIteration:
-        return
-      except tf.errors.OpError as error:
-        raise _as_user_error(error, recipe.task.name) from error
-      yield dict(batch)
+    running = _Running(dataset.as_numpy_iterator())
+    _RUNNING.add(running)
+    try:
+      while running.iterator is not None:
+        try:
+          batch = next(running.iterator)
+        except StopIteration:
+          return
+        except tf.errors.OpError as error:
+          raise _as_user_error(error, recipe.task.name) from error
+        yield dict(batch)
+    finally:
+      running.close()
 
 
 def _as_user_error(error: tf.errors.OpError, task: str) -> Exception:

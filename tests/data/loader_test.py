@@ -4,6 +4,8 @@
 import importlib.util
 import itertools
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -209,3 +211,14 @@ def test_errors_reach_the_user_in_one_line(tmp_path, recipe, small_corpus):
   with pytest.raises(errors.UserError, match="'broken'") as caught:
     next(data.train_batches())
   assert "\n" not in str(caught.value)
+
+
+def test_process_ends_while_batches_are_read_ahead(small_corpus):
+  # Reader threads that outlive the interpreter would hang it for ever.
+  code = f"""
+from musiclm_jax.data import loader, tasks
+config = tasks.WaveformTaskConfig(({small_corpus!r},), 8000, 0.5)
+batches = loader.Loader(tasks.waveform_recipe(config), 64).train_batches()
+next(batches)
+"""
+  subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
