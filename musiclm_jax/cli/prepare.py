@@ -30,9 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   folder = kinds.add_parser("audio_folder", help="a tree of audio files")
   folder.add_argument("--source_dir", required=True, help="the tree")
   folder.add_argument("--captions", help="CSV or JSONL with file, caption")
-  folder.add_argument(
-    "--name", default="default", help="name of the dataset's configuration"
-  )
   folder.add_argument("--segment_secs", type=float, default=30.0)
   folder.add_argument(
     "--max_bad_fraction",
@@ -88,7 +85,6 @@ def _audio_folder(args: argparse.Namespace) -> int:
     args.data_dir,
     args.source_dir,
     captions=args.captions,
-    name=args.name,
     segment_secs=args.segment_secs,
     max_bad_fraction=args.max_bad_fraction,
     num_processes=args.num_processes,

@@ -30,11 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
+  import logging as std_logging
+
   from absl import logging
 
   from musiclm_jax.cli import experiment
 
   logging.set_verbosity(logging.INFO)
+  # Orbax notes each of its steps; warnings are enough.
+  std_logging.getLogger("absl").addFilter(_is_ours)
   run, resolved = experiment.load(args)
   experiment.record_config(args.model_dir, resolved)
   run.train(args.model_dir)
@@ -42,3 +46,7 @@ def main(args: argparse.Namespace) -> int:
     mark = run.export(args.model_dir, args.export_dir)
     print(f"{args.export_dir}: fingerprint {mark}")
   return 0
+
+
+def _is_ours(record) -> bool:
+  return record.levelno >= 30 or "musiclm_jax" in record.pathname

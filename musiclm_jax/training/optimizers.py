@@ -120,13 +120,23 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   """Clip, then the optimizer; one of each per group where groups are named."""
   if not config.groups:
     return _single(config)
+  parts = {name: _single(config) for name in config.groups}
 
-  def labels(params):
-    return {
-      name: jax.tree.map(lambda _, name=name: name, tree)
-      for name, tree in params.items()
+  # Not optax.multi_transform: the holes it leaves in each group's state have
+  # no place in a tree of shardings.
+  def init(params):
+    return {name: part.init(params[name]) for name, part in parts.items()}
+
+  def update(updates, state, params=None):
+    results = {
+      name: part.update(
+        updates[name], state[name], None if params is None else params[name]
+      )
+      for name, part in parts.items()
     }
+    return (
+      {name: result[0] for name, result in results.items()},
+      {name: result[1] for name, result in results.items()},
+    )
 
-  return optax.multi_transform(
-    {name: _single(config) for name in config.groups}, labels
-  )
+  return optax.GradientTransformation(init, update)
