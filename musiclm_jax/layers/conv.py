@@ -10,6 +10,9 @@ one product (2 to 8 times on CPU), while its transposed convolution loses to a
 product followed by an overlap-add (2 to 9 times), so these are the defaults.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,7 +42,7 @@ class CausalConv1d(nn.Module):
     dilation: distance of taps.
     use_bias: whether to add a bias.
     implementation: 'lax' or 'matmul' (unfold, then one product).
-    init_scale: variance of the output at the start, relative to the input's.
+    kernel_init: by default a uniform draw that keeps the variance.
   """
 
   features: int
@@ -48,7 +51,7 @@ class CausalConv1d(nn.Module):
   dilation: int = 1
   use_bias: bool = True
   implementation: str = "lax"
-  init_scale: float = 1.0
+  kernel_init: Callable[..., Any] | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,8 +64,8 @@ class CausalConv1d(nn.Module):
         f"stride={self.stride}"
       )
     shape = (self.kernel_size, x.shape[-1], self.features)
-    init = nn.initializers.variance_scaling(
-      self.init_scale, "fan_in", "uniform"
+    init = self.kernel_init or nn.initializers.variance_scaling(
+      1.0, "fan_in", "uniform"
     )
     kernel = self.param("kernel", axes.named(init, _NAMES), shape)
     frames = -(-x.shape[1] // self.stride)
@@ -100,12 +103,14 @@ class CausalConvTranspose1d(nn.Module):
     stride: outputs per input.
     use_bias: whether to add a bias.
     implementation: 'matmul' (one product, then overlap-add) or 'lax'.
+    kernel_init: by default a uniform draw that keeps the variance.
   """
 
   features: int
   stride: int
   use_bias: bool = True
   implementation: str = "matmul"
+  kernel_init: Callable[..., Any] | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -114,7 +119,7 @@ class CausalConvTranspose1d(nn.Module):
     batch, time, channels = x.shape
     size = 2 * self.stride
     # Every output is a sum over 2 taps, not over the kernel's 2 * stride.
-    init = nn.initializers.variance_scaling(
+    init = self.kernel_init or nn.initializers.variance_scaling(
       float(self.stride), "fan_in", "uniform"
     )
     shape = (size, channels, self.features)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.layers import conv, quantize
+from musiclm_jax.networks import subband_init
 from musiclm_jax.partitioning import axes
 
 _EDGE = ("batch", "frames", None)
@@ -42,6 +43,8 @@ class SoundStreamConfig:
       'encoder' (before the RVQ) or 'decoder' (after).
     conv_implementation: 'lax' or 'matmul' for the convolutions.
     transpose_implementation: 'matmul' or 'lax' for the upsampling ones.
+    init: 'subband' starts as a transform codec (`networks/subband_init.py`),
+      'random' from random kernels.
   """
 
   sample_rate_hz: int = 24000
@@ -60,6 +63,7 @@ class SoundStreamConfig:
   film: str = "none"
   conv_implementation: str = "lax"
   transpose_implementation: str = "matmul"
+  init: str = "subband"
 
   def __post_init__(self):
     object.__setattr__(self, "strides", tuple(self.strides))
@@ -110,6 +114,14 @@ class SoundStreamConfig:
     """Frames of a waveform: `ceil(samples / hop_length)`."""
     return -(-num_samples // self.hop_length)
 
+  @property
+  def num_bands(self) -> list[int]:
+    """Subbands in use behind each block at the start, waveform first."""
+    channels = [
+      self.block_channels(block + 1) for block in range(len(self.strides))
+    ]
+    return subband_init.num_bands(self.strides, tuple(channels))
+
   def block_channels(self, block: int) -> int:
     """Channels before encoder block `block` (and after the last one)."""
     channels = self.channels * 2**block
@@ -139,8 +151,13 @@ class ResidualUnit(nn.Module):
       implementation=config.conv_implementation,
       name="dilated",
     )(x)
+    quiet = config.init == "subband"
     y = conv.CausalConv1d(
-      x.shape[-1], 1, implementation="matmul", name="pointwise"
+      x.shape[-1],
+      1,
+      implementation="matmul",
+      kernel_init=nn.initializers.zeros if quiet else None,
+      name="pointwise",
     )(nn.elu(y))
     return x + nn.elu(y)
 
@@ -154,23 +171,42 @@ class Encoder(nn.Module):
   def __call__(self, waveform: jax.Array) -> jax.Array:
     config = self.config
     options = {"implementation": config.conv_implementation}
+    subband = config.init == "subband"
+    bands = config.num_bands
+    init = None
+    if subband:
+      init = subband_init.passing(
+        config.kernel_size, 1, config.block_channels(0), 1, subband_init.GAIN
+      )
     x = conv.CausalConv1d(
-      config.block_channels(0), config.kernel_size, name="first", **options
+      config.block_channels(0),
+      config.kernel_size,
+      kernel_init=init,
+      name="first",
+      **options,
     )(waveform[..., None])
     for block, stride in enumerate(config.strides):
       for unit, dilation in enumerate(config.dilations):
         x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
+      features = config.block_channels(block + 1)
+      if subband:
+        init = subband_init.split(stride, x.shape[-1], features, bands[block])
       x = conv.CausalConv1d(
-        config.block_channels(block + 1),
+        features,
         2 * stride,
         stride=stride,
+        kernel_init=init,
         name=f"block_{block}_down",
         **options,
       )(nn.elu(x))
       x = axes.constrain(x, _EDGE)
-    return conv.CausalConv1d(config.code_dim, 3, name="last", **options)(
-      nn.elu(x)
-    )
+    if subband:
+      init = subband_init.passing(
+        3, x.shape[-1], config.code_dim, bands[-1], subband_init.LATENT_GAIN
+      )
+    return conv.CausalConv1d(
+      config.code_dim, 3, kernel_init=init, name="last", **options
+    )(nn.elu(x))
 
 
 class Decoder(nn.Module):
@@ -182,26 +218,45 @@ class Decoder(nn.Module):
   def __call__(self, latents: jax.Array) -> jax.Array:
     config = self.config
     options = {"implementation": config.conv_implementation}
+    subband = config.init == "subband"
+    bands = config.num_bands
+    channels = config.block_channels(len(config.strides))
+    init = None
+    if subband:
+      init = subband_init.passing(
+        config.kernel_size,
+        config.code_dim,
+        channels,
+        bands[-1],
+        1.0 / subband_init.LATENT_GAIN,
+      )
     x = conv.CausalConv1d(
-      config.block_channels(len(config.strides)),
-      config.kernel_size,
-      name="first",
-      **options,
+      channels, config.kernel_size, kernel_init=init, name="first", **options
     )(latents)
     for block, stride in reversed(list(enumerate(config.strides))):
+      features = config.block_channels(block)
+      if subband:
+        init = subband_init.join(stride, x.shape[-1], features, bands[block])
       x = conv.CausalConvTranspose1d(
-        config.block_channels(block),
+        features,
         stride,
+        kernel_init=init,
         implementation=config.transpose_implementation,
         name=f"block_{block}_up",
       )(nn.elu(x))
       for unit, dilation in enumerate(config.dilations):
         x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
       x = axes.constrain(x, _EDGE)
-    # Residual blocks add up: unscaled, the first output would be far louder
-    # than music and the mel loss spend its first steps on the level.
+    if subband:
+      init = subband_init.passing(
+        config.kernel_size, x.shape[-1], 1, 1, 1.0 / subband_init.GAIN
+      )
+    else:
+      # Residual blocks add up: unscaled, the first output would be far louder
+      # than music and the mel loss spend its first steps on the level.
+      init = nn.initializers.variance_scaling(1e-3, "fan_in", "uniform")
     x = conv.CausalConv1d(
-      1, config.kernel_size, init_scale=1e-3, name="last", **options
+      1, config.kernel_size, kernel_init=init, name="last", **options
     )(nn.elu(x))
     return x[..., 0]
 
