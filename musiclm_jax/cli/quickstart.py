@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # Optimizer steps of each part, chosen so that all of it ends within the
 # quickstart's 15 minutes on 2 cores (docs/quickstart_results.md).
 TRAIN_STEPS = {
-  "soundstream": 600,
-  "w2v_bert": 300,
-  "mulan": 400,
-  "semantic": 600,
+  "soundstream": 900,
+  "w2v_bert": 250,
+  "mulan": 500,
+  "semantic": 500,
   "coarse": 500,
   "fine": 500,
 }

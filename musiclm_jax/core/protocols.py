@@ -40,6 +40,11 @@ class Trainable(Protocol):
   `gradients(variables, batch, key, step) -> (grads, LossOutput)` where one
   loss does not fit all parameters (a GAN); `grads` has the tree of
   `variables['params']`. The loop then calls it in place of `jax.grad(loss)`.
+
+  And it may start collections from data (codebooks) before the first step:
+  `num_warm_start_batches` and
+  `warm_start(variables, batches, key) -> collections`. For TensorBoard,
+  `media(variables, batch)` gives sounds and pictures of a held-out batch.
   """
 
   def input_shapes(self, batch_size: int) -> Mapping[str, jax.ShapeDtypeStruct]:

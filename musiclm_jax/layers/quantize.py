@@ -115,6 +115,46 @@ def _kmeans(key, vectors, size: int, iterations: int) -> _Level:
   return _Level(embed, counts, embed * counts[:, None])
 
 
+def fit(
+  key: jax.Array,
+  vectors: jax.Array,
+  config: ResidualQuantizerConfig,
+  vectors_per_step: int,
+) -> dict[str, jax.Array]:
+  """Codebooks by k-means, level by level on what the levels before left.
+
+  For batches with fewer frames than a codebook has entries, where a start
+  from the first batch would leave most entries on single frames.
+
+  Args:
+    key: typed key.
+    vectors: float32 `[n, code_dim]`.
+    config: sizes.
+    vectors_per_step: frames of a training batch; the averaged counts start
+      as they will be in training.
+
+  Returns:
+    The variables of collection 'codebooks' of a `ResidualQuantizer`.
+  """
+  scale = vectors_per_step / vectors.shape[0]
+
+  def step(residual, level_key):
+    level = _kmeans(
+      level_key, residual, config.codebook_size, config.kmeans_iterations
+    )
+    left = residual - level.embed[nearest(residual, level.embed)]
+    return left, (level.embed, level.counts * scale, level.sums * scale)
+
+  keys = jax.random.split(key, config.num_codebooks)
+  _, (embed, counts, sums) = jax.lax.scan(step, vectors, keys)
+  return {
+    "embed": embed,
+    "counts": counts,
+    "sums": sums,
+    "initialized": jnp.ones((1,), jnp.float32),
+  }
+
+
 def update_level(
   level: _Level,
   vectors: jax.Array,

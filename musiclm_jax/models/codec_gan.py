@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from musiclm_jax.audio import spectrogram
 from musiclm_jax.core import protocols, rng
+from musiclm_jax.layers import quantize
 from musiclm_jax.networks import discriminators as discriminators_lib
 from musiclm_jax.networks import soundstream
 
@@ -60,6 +61,9 @@ class CodecGANConfig:
     discriminator_start_step: before it the discriminators rest and the
       generator has no adversarial losses.
     crop_secs: seconds of one training example.
+    kmeans_batches: batches the codebooks are started from by k-means before
+      the first step; 0 starts them from the first batch, in its step, as
+      published.
   """
 
   codec: soundstream.SoundStreamConfig = soundstream.SoundStreamConfig()
@@ -73,6 +77,7 @@ class CodecGANConfig:
   reconstruction_reduction: str = "sum"
   discriminator_start_step: int = 0
   crop_secs: float = 3.0
+  kmeans_batches: int = 0
 
   def __post_init__(self):
     object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
@@ -181,6 +186,42 @@ class CodecGAN:
       "codebooks": codec["codebooks"],
     }
 
+  @property
+  def num_warm_start_batches(self) -> int:
+    """Batches that `warm_start` wants."""
+    return self.config.kmeans_batches
+
+  def warm_start(
+    self, variables: protocols.Variables, batches: Any, key: jax.Array
+  ) -> dict[str, Any]:
+    """Starts the codebooks from the latents of some batches.
+
+    Args:
+      variables: unboxed, fresh.
+      batches: iterable of device batches.
+      key: typed key.
+
+    Returns:
+      New 'codebooks'.
+    """
+    codec = {
+      "params": variables["params"]["generator"],
+      "codebooks": variables["codebooks"],
+    }
+    encode = jax.jit(
+      lambda codec, x: self.codec.apply(codec, x, method=self.codec.latents)
+    )
+    latents = [encode(codec, batch["waveform"]) for batch in batches]
+    per_step = latents[0].shape[0] * latents[0].shape[1]
+    fit = jax.jit(quantize.fit, static_argnums=(2, 3))
+    fitted = fit(
+      rng.named(key, "kmeans"),
+      jnp.concatenate(latents).reshape(-1, latents[0].shape[-1]),
+      self.config.codec.quantizer,
+      per_step,
+    )
+    return {"codebooks": {"quantizer": fitted}}
+
   def reconstruction_loss(
     self, target: jax.Array, estimate: jax.Array
   ) -> jax.Array:
@@ -251,6 +292,29 @@ class CodecGAN:
     parts["loss"] = loss
     metrics = self._metrics(waveform, estimate, quantizer, parts)
     return loss, protocols.LossOutput(state, metrics)
+
+  def media(
+    self, variables: protocols.Variables, batch: protocols.Batch
+  ) -> dict[str, Any]:
+    """Originals and reconstructions of a batch, to hear and to see.
+
+    Returns:
+      By name, `(waveform [items, samples], sample_rate_hz)` and log-mel
+      pictures `[items, mels, frames, 1]` in [0, 1].
+    """
+    waveform = batch["waveform"][:4]
+    codec = {
+      "params": variables["params"]["generator"],
+      "codebooks": variables["codebooks"],
+    }
+    estimate = self.codec.apply(codec, waveform, train=False).reconstruction
+    media = {}
+    for name, sound in (("original", waveform), ("decoded", estimate)):
+      media[f"audio/{name}"] = (sound, self.config.codec.sample_rate_hz)
+      mel = spectrogram.log_mel(sound, self._eval_mel)
+      mel = jnp.clip((mel + 12.0) / 14.0, 0.0, 1.0)  # about -100 to 20 dB
+      media[f"spectrogram/{name}"] = mel.swapaxes(1, 2)[:, ::-1, :, None]
+    return media
 
   def _generate(self, params, codebooks, waveform, key, train):
     """Reconstruction; quantizer output and new collections beside it."""

@@ -153,6 +153,32 @@ class _Pending:
     return metrics.to_floats(metrics.merge(values for _, _, values in items))
 
 
+def _warm_start(
+  trainable: protocols.Trainable,
+  state: state_lib.TrainState,
+  shardings: state_lib.TrainState,
+  batches: Iterator[HostBatch],
+  names: Any,
+  partitioner: partitioner_lib.Partitioner,
+  key: jax.Array,
+) -> state_lib.TrainState:
+  """Lets a trainable start its collections from the first batches."""
+  with partitioner.context():
+    fitted = trainable.warm_start(
+      state.variables,
+      (
+        _device_batch(next(batches), names, partitioner)
+        for _ in range(trainable.num_warm_start_batches)
+      ),
+      rng.named(key, "warm_start"),
+    )
+  fitted = {
+    name: jax.device_put(value, shardings.collections[name])
+    for name, value in fitted.items()
+  }
+  return dataclasses.replace(state, collections={**state.collections, **fitted})
+
+
 def train(
   model_dir: str | os.PathLike,
   trainable: protocols.Trainable,
@@ -204,6 +230,12 @@ def train(
   state = checkpointer.restore(abstract)
   if state is None:
     state, _ = state_lib.create(*create_args)
+    if getattr(trainable, "num_warm_start_batches", 0):
+      first_batches = iter(train_batches(0))
+      state = _warm_start(
+        trainable, state, shardings, first_batches, names, partitioner, key
+      )
+      first_batches.close()
   start_step = int(state.step)
   logging.info(
     "%d parameters, mesh %s, %s step %d of %d",
