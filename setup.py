@@ -48,6 +48,13 @@ _DEMO = [
 _DEV = ["pytest>=8.3", "ruff>=0.12"]
 _BEAM = ["apache-beam>=2.70", "mlcroissant>=1.0"]
 
+# Folders of the shipped gin files; no Python in them.
+_GIN_PACKAGES = ["musiclm_jax_gin"] + [
+  f"musiclm_jax_gin.{path.name}"
+  for path in sorted((_HERE / "gin").iterdir())
+  if path.is_dir()
+]
+
 setuptools.setup(
   name="musiclm_jax",
   version=_VERSION,
@@ -56,7 +63,19 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["musiclm_jax", "musiclm_jax.*"]),
+  packages=[
+    *setuptools.find_packages(include=["musiclm_jax", "musiclm_jax.*"]),
+    # Outside a checkout, corpus builders and gin files lie here.
+    "musiclm_jax_builders",
+    "musiclm_jax_builders.audio_folder",
+    "musiclm_jax_builders.score_corpus",
+    *_GIN_PACKAGES,
+  ],
+  package_dir={
+    "musiclm_jax_builders": "data",
+    "musiclm_jax_gin": "gin",
+  },
+  package_data={"": ["*.md", "*.gin"]},
   install_requires=_CORE,
   extras_require={
     "train": _TRAIN,

@@ -87,8 +87,9 @@ class Resolved:
 
 def search_paths(extra: Sequence[str] = ()) -> list[str]:
   """Folders that gin files are looked for in, the user's first."""
-  package = pathlib.Path(__file__).resolve().parents[1]
-  shipped = [package.parent / "gin", package / "gin_files"]
+  root = pathlib.Path(__file__).resolve().parents[2]
+  # A checkout, or the installed package.
+  shipped = [root / "gin", root / "musiclm_jax_gin"]
   return [*extra, ".", *(str(path) for path in shipped if path.is_dir())]
 
 

@@ -118,7 +118,7 @@ def fingerprint(
   digest.update(kind.encode())
   digest.update(json.dumps(config, sort_keys=True).encode())
   for name, array in sorted(flatten(arrays).items()):
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
     digest.update(array.tobytes())
   for name, content in sorted((files or {}).items()):
@@ -151,7 +151,7 @@ def save(
   directory = pathlib.Path(directory)
   config = json.loads(json.dumps(config))
   flat = {
-    name: np.ascontiguousarray(array) for name, array in flatten(arrays).items()
+    name: np.asarray(array, order="C") for name, array in flatten(arrays).items()
   }
   mark = fingerprint(kind, config, flat, files)
   scratch = directory.with_name(directory.name + ".writing")

@@ -35,8 +35,8 @@ def _save(path, arrays=None, config=None, files=None):
 def test_round_trip(tmp_path):
   mark = _save(tmp_path / "a", files={"text.model": b"xyz"})
   loaded = artifacts.load(tmp_path / "a", "thing")
-  assert loaded.fingerprint == mark == artifacts.read_fingerprint(
-    tmp_path / "a"
+  assert (
+    loaded.fingerprint == mark == artifacts.read_fingerprint(tmp_path / "a")
   )
   np.testing.assert_array_equal(
     loaded.arrays["params"]["layer"]["kernel"],
