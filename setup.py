@@ -11,7 +11,7 @@ _VERSION = re.search(
   r'__version__ = "([^"]+)"', (_HERE / "musiclm_jax/__init__.py").read_text()
 )[1]
 
-# What generation and evaluation need; no TensorFlow.
+# What generation needs; no TensorFlow.
 _CORE = [
   "absl-py>=2.1",
   "flax>=0.12,<0.13",
@@ -24,7 +24,6 @@ _CORE = [
   "orbax-checkpoint>=0.12,<0.13",
   "psutil>=6.0",
   "safetensors>=0.5",
-  "scipy>=1.14",
   # 0.2.3 refuses the protobuf that apache-beam needs (docs/architecture.md).
   "sentencepiece>=0.2.0,<0.2.3",
   "soundfile>=0.13",

@@ -9,7 +9,6 @@ spectrogram and frame t of a token stream of the same rate see the same audio.
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -158,18 +157,6 @@ def stft_magnitude(
   return jnp.sqrt(real**2 + imaginary**2 + 1e-18)
 
 
-def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
-  """Slaney scale: linear below 1 kHz, logarithmic above."""
-  hz = np.asarray(hz, np.float64)
-  log_part = 15.0 + 27.0 * np.log(np.maximum(hz, 1.0) / 1000.0) / math.log(6.4)
-  return np.where(hz < 1000.0, hz * 3.0 / 200.0, log_part)
-
-
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-  log_part = 1000.0 * np.exp((mel - 15.0) * math.log(6.4) / 27.0)
-  return np.where(mel < 15.0, mel * 200.0 / 3.0, log_part)
-
-
 @functools.cache
 def mel_filterbank(
   sample_rate_hz: int,
@@ -193,14 +180,20 @@ def mel_filterbank(
   Returns:
     float32 `[fft_length // 2 + 1, num_mels]`.
   """
+  import librosa  # here: it loads numba, and many programs need no bands
+
   high_hz = high_hz or sample_rate_hz / 2
+  weights = librosa.filters.mel(
+    sr=sample_rate_hz,
+    n_fft=fft_length,
+    n_mels=num_mels,
+    fmin=low_hz,
+    fmax=high_hz,
+    norm=None,
+  ).T.copy()
   bins_hz = np.arange(fft_length // 2 + 1) * sample_rate_hz / fft_length
-  mels = np.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), num_mels + 2)
-  edges_hz = _mel_to_hz(mels)
-  left, centre, right = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
-  rising = (bins_hz[:, None] - left) / (centre - left)
-  falling = (right - bins_hz[:, None]) / (right - centre)
-  weights = np.maximum(0.0, np.minimum(rising, falling))
+  centre = librosa.mel_frequencies(num_mels + 2, fmin=low_hz, fmax=high_hz)
+  centre = centre[1:-1]
   deaf = weights.sum(0) < 0.5
   spacing_hz = sample_rate_hz / fft_length
   around = np.abs(bins_hz[:, None] - centre) / spacing_hz

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   folder.add_argument(
     "--max_bad_fraction",
     type=float,
-    default=0.5,
+    default=0.1,
     help="fail if more of the files are bad",
   )
   for kind in (scores, folder):

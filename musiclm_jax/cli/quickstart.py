@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything at size tiny: corpus, seven trainings, music, scores, a page.
+"""Everything at size tiny: corpus, trainings, music, scores, a page.
 
 Run it again to go on where it stopped; finished steps are not redone.
 """

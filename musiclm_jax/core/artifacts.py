@@ -151,7 +151,8 @@ def save(
   directory = pathlib.Path(directory)
   config = json.loads(json.dumps(config))
   flat = {
-    name: np.asarray(array, order="C") for name, array in flatten(arrays).items()
+    name: np.asarray(array, order="C")
+    for name, array in flatten(arrays).items()
   }
   mark = fingerprint(kind, config, flat, files)
   scratch = directory.with_name(directory.name + ".writing")

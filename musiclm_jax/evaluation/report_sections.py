@@ -201,7 +201,7 @@ def run(summary: Mapping[str, Any]) -> list[str]:
       origins.append(html.table(caption, ["Name", heading], rows))
   if summary.get("peak_memory_bytes"):
     times.append(
-      f'<p class="note">Peak memory of any process of the run: '
+      f'<p class="note">Peak memory of all processes of the run together: '
       f"{html.size(summary['peak_memory_bytes'])}.</p>"
     )
   if not times and not origins:

@@ -60,6 +60,8 @@ class Checkpointer:
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
       self._directory,
+      # Named, so that shapes can be read before anything is restored.
+      item_handlers=ocp.StandardCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=self._config.keep,
         keep_period=self._config.keep_every_steps or None,
@@ -87,8 +89,14 @@ class Checkpointer:
   def restore(
     self, abstract: state_lib.TrainState
   ) -> state_lib.TrainState | None:
-    """The newest good state, placed by `abstract`'s shardings; or None."""
+    """The newest good state, placed by `abstract`'s shardings; or None.
+
+    Raises:
+      UserError: if a checkpoint is of a model of other sizes; it is no
+        damage, and nothing is set aside.
+    """
     for step in sorted(self._manager.all_steps(), reverse=True):
+      self._check_shapes(step, abstract)
       try:
         values = self._manager.restore(
           step, args=ocp.args.StandardRestore(_as_dict(abstract))
@@ -104,6 +112,22 @@ class Checkpointer:
         )
         self._set_aside(step)
     return None
+
+  def _check_shapes(self, step: int, abstract: state_lib.TrainState) -> None:
+    try:
+      found = _shapes(self._manager.item_metadata(step))
+    except Exception:  # unreadable; restoring will say so
+      return
+    expected = _shapes(_as_dict(abstract))
+    if not found:
+      return
+    for name in sorted(set(found) | set(expected)):
+      if found.get(name) != expected.get(name):
+        raise errors.UserError(
+          f"checkpoint {self._directory / str(step)} has {name} of shape "
+          f"{found.get(name)}, this experiment {expected.get(name)}: use "
+          "another model_dir, or the settings the run was started with"
+        )
 
   def _set_aside(self, step: int) -> None:
     self._manager.close()
@@ -135,4 +159,15 @@ def _as_dict(state: state_lib.TrainState) -> dict[str, Any]:
   return {
     field.name: getattr(state, field.name)
     for field in dataclasses.fields(state)
+  }
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of a tree's arrays by their path."""
+  return {
+    "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path): (
+      tuple(leaf.shape)
+    )
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    if hasattr(leaf, "shape")
   }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: exact resume, damaged checkpoints, alarms, SIGTERM, sharding."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -279,3 +280,14 @@ def test_sigterm_saves_and_exits_143(tmp_path):
   assert child.returncode == errors.Preempted.exit_code == 143
   step = int(output.split("saved step ")[1].split()[0])
   assert checkpoints.latest_step(tmp_path) == step
+
+
+def test_other_sizes_are_an_error_not_damage(tmp_path):
+  run(tmp_path, 3)
+  config = make_lm().config
+  wider = dataclasses.replace(
+    config, transformer=dataclasses.replace(config.transformer, mlp_dim=48)
+  )
+  with pytest.raises(errors.UserError, match="mlp.*another model_dir|shape"):
+    run(tmp_path, 4, token_lm.TokenLM(wider))
+  assert checkpoints.latest_step(tmp_path) == 3
