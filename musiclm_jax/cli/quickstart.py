@@ -46,13 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # Optimizer steps of each part, chosen so that all of it ends within the
 # quickstart's 15 minutes on 2 cores (docs/quickstart_results.md).
 TRAIN_STEPS = {
-  "soundstream": 900,
+  "soundstream": 850,
   "w2v_bert": 250,
   "mulan": 500,
-  "semantic": 500,
-  "coarse": 500,
-  "fine": 500,
+  "semantic": 300,
+  "coarse": 450,
+  "fine": 160,
 }
+
+# Share of the codec's steps before its critics join.
+CRITICS_START = 0.88
+
+
+def _gin_value(value: int | pathlib.Path) -> str:
+  return repr(value if isinstance(value, int) else str(value))
 
 
 def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
@@ -70,7 +77,9 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
         "train",
         f"--gin_file={_EXPERIMENT.format(name)}",
         f"--gin.TRAIN_STEPS={num_steps}",
-        *(f"--gin.{key}={str(value)!r}" for key, value in bindings.items()),
+        *(
+          f"--gin.{key}={_gin_value(value)}" for key, value in bindings.items()
+        ),
         f"--model_dir={models / name}",
         f"--export_dir={parts / artifact}",
       ),
@@ -79,6 +88,12 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
     )
 
   on_corpus = {"CORPUS_DIR": corpus}
+  # The critics join for the last part, also of a shortened training.
+  codec_steps = max(4, round(TRAIN_STEPS["soundstream"] * args.step_scale))
+  with_critics = {
+    **on_corpus,
+    "DISCRIMINATOR_START_STEP": round(CRITICS_START * codec_steps),
+  }
   with_text = {**on_corpus, "TEXT_MODEL": text / "text.model"}
   steps = [
     steps_lib.Step(
@@ -89,7 +104,7 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
       ),
       num_cores=2,
     ),
-    train("soundstream", "soundstream", ("prepare_corpus",), on_corpus),
+    train("soundstream", "soundstream", ("prepare_corpus",), with_critics),
     steps_lib.Step(
       "prepare_text",
       (
