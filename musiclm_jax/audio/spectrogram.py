@@ -9,6 +9,7 @@ spectrogram and frame t of a token stream of the same rate see the same audio.
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -183,14 +184,16 @@ def mel_filterbank(
   import librosa  # here: it loads numba, and many programs need no bands
 
   high_hz = high_hz or sample_rate_hz / 2
-  weights = librosa.filters.mel(
-    sr=sample_rate_hz,
-    n_fft=fft_length,
-    n_mels=num_mels,
-    fmin=low_hz,
-    fmax=high_hz,
-    norm=None,
-  ).T.copy()
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # empty bands are mended below
+    weights = librosa.filters.mel(
+      sr=sample_rate_hz,
+      n_fft=fft_length,
+      n_mels=num_mels,
+      fmin=low_hz,
+      fmax=high_hz,
+      norm=None,
+    ).T.copy()
   bins_hz = np.arange(fft_length // 2 + 1) * sample_rate_hz / fft_length
   centre = librosa.mel_frequencies(num_mels + 2, fmin=low_hz, fmax=high_hz)
   centre = centre[1:-1]
