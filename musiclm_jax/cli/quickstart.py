@@ -46,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # Optimizer steps of each part, chosen so that all of it ends within the
 # quickstart's 15 minutes on 2 cores (docs/quickstart_results.md).
 TRAIN_STEPS = {
-  "soundstream": 850,
-  "w2v_bert": 250,
-  "mulan": 500,
+  "soundstream": 640,
+  "w2v_bert": 200,
+  "mulan": 450,
   "semantic": 300,
-  "coarse": 450,
-  "fine": 160,
+  "coarse": 320,
+  "fine": 120,
 }
 
 # Share of the codec's steps before its critics join.
