@@ -144,7 +144,7 @@ def _facts(
   ]
   if summary.get("steps"):
     total = sum(step["seconds"] for step in summary["steps"])
-    facts.append(("Time of all steps", html.duration(total)))
+    facts.append(("Sum of step times", html.duration(total)))
   if summary.get("peak_memory_bytes"):
     facts.append(("Peak memory", html.size(summary["peak_memory_bytes"])))
   cells = "".join(
