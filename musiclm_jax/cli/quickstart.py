@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-# Optimizer steps of each part, chosen so that all of it ends within the
-# quickstart's 15 minutes on 2 cores (docs/quickstart_results.md).
+# Optimizer steps of each part, meant for 15 minutes on 2 cores in all; what
+# was measured, and with which steps, is in docs/quickstart_results.md.
 TRAIN_STEPS = {
   "soundstream": 640,
   "w2v_bert": 200,

@@ -27,7 +27,8 @@ class OptimizerConfig:
     final_fraction: of the peak rate, at the end.
     beta1: first-moment decay.
     beta2: second-moment decay.
-    weight_decay: decoupled, on kernels and embeddings ('adamw').
+    weight_decay: decoupled, on parameters named '*kernel' or '*embedding'
+      ('adamw'); token tables and output heads of the stages are not.
     clip_norm: global gradient norm is clipped to this; 0 turns it off.
     groups: top-level names of parameters with a clip and state each (the
       players of a GAN); empty for one group.
