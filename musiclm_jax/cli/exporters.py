@@ -189,5 +189,6 @@ class StageExporter:
       jax.device_get(variables["params"]),
       {ARTIFACT_OF_STREAM[name]: cache.fingerprints[name] for name in used},
       config.precision,
+      config.aligned_conditioning,
       metadata,
     )

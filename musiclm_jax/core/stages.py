@@ -150,6 +150,14 @@ class StageLayout:
     return self.spec.target.num_levels
 
   @property
+  def shapes(self) -> tuple[tuple[int, int], ...]:
+    """(frames, levels) of each segment, in sequence order."""
+    return tuple(
+      (frames, segment.num_levels)
+      for frames, segment in zip(self._frames, self.spec.segments)
+    )
+
+  @property
   def num_target_frames(self) -> int:
     return self._frames[-1]
 

@@ -47,7 +47,9 @@ class GumbelQuantizer(nn.Module):
     param_dtype = self.precision.param_dtype
     kernel = self.param(
       "kernel",
-      axes.named(nn.initializers.lecun_normal(), ("embed", "codebook")),
+      # Unit variance, as wav2vec 2.0 does: smaller logits drown in the Gumbel
+      # noise, targets are random, and nothing can be learnt from them.
+      axes.named(nn.initializers.normal(1.0), ("embed", "codebook")),
       (features.shape[-1], self.codebook_size),
       param_dtype,
     )

@@ -23,6 +23,7 @@ class TokenLMConfig:
     spec: segments, target and crop of the stage.
     streams: token streams the spec names (others are ignored).
     transformer: shape of the network.
+    aligned_conditioning: see `decoder_lm.DecoderLMConfig`.
     label_smoothing: share of the target spread over all codes.
     z_loss: weight of the squared log-partition (keeps bfloat16 logits small).
     precision: dtypes.
@@ -31,6 +32,7 @@ class TokenLMConfig:
   spec: stages_lib.StageSpec
   streams: tuple[streams_lib.TokenStream, ...]
   transformer: transformer.TransformerConfig
+  aligned_conditioning: bool = False
   label_smoothing: float = 0.0
   z_loss: float = 0.0
   precision: precision_lib.Precision = precision_lib.Precision()
@@ -60,6 +62,7 @@ def network_config(config: TokenLMConfig) -> decoder_lm.DecoderLMConfig:
     layout.vocab_size,
     layout.num_target_levels,
     layout.target_stream.codebook_size,
+    config.aligned_conditioning,
   )
 
 
@@ -86,7 +89,7 @@ class TokenLM:
   def init(self, key: jax.Array, batch: protocols.Batch) -> protocols.Variables:
     """Fresh parameters, boxed with logical axis names."""
     return self.network.init(
-      key, batch["decoder_input_tokens"], self.layout.target_start
+      key, batch["decoder_input_tokens"], self.layout.shapes
     )
 
   def logits(
@@ -100,7 +103,7 @@ class TokenLM:
     return self.network.apply(
       {"params": variables["params"]},
       batch["decoder_input_tokens"],
-      self.layout.target_start,
+      self.layout.shapes,
       deterministic=dropout_key is None,
       rngs=rngs,
     )

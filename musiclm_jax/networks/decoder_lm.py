@@ -4,13 +4,19 @@
 Input tokens are `[BOS, tokens[:-1]]`, so the hidden state at position p
 predicts token p. Logits exist for target positions only, each over the codes
 legal at its level (one output kernel per level).
+
+`shapes` below is `StageLayout.shapes`: (frames, levels) of each segment, the
+last one the target's; static.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.layers import dense, embed, transformer
@@ -26,12 +32,19 @@ class DecoderLMConfig:
     vocab_size: input token ids, special ones included.
     num_target_levels: RVQ levels of the target segment.
     codebook_size: codes of each target level.
+    aligned_conditioning: adds to each target position the embeddings of the
+      conditioning codes of the same instant (of all, for a stream without
+      frames). They are in the sequence anyway, as in the paper; but attention
+      has to learn which of them belongs to which frame from distances beyond
+      the last bucket of the T5 bias, which takes more training than a small
+      run has.
   """
 
   transformer: transformer.TransformerConfig
   vocab_size: int
   num_target_levels: int
   codebook_size: int
+  aligned_conditioning: bool = False
 
   def __post_init__(self):
     for field in ("vocab_size", "num_target_levels", "codebook_size"):
@@ -58,6 +71,10 @@ class DecoderLM(nn.Module):
     config = self.config
     embed_dim = config.transformer.embed_dim
     self.token_embed = embed.Embed(config.vocab_size, embed_dim, self.precision)
+    if config.aligned_conditioning:
+      self.aligned_embed = embed.Embed(
+        config.vocab_size, embed_dim, self.precision
+      )
     self.transformer = transformer.TransformerStack(
       config.transformer, self.precision
     )
@@ -75,26 +92,52 @@ class DecoderLM(nn.Module):
       self.precision.param_dtype,
     )
 
+  def _aligned(
+    self, tokens: jax.Array, shapes: Sequence[tuple[int, int]]
+  ) -> jax.Array:
+    """What each target frame is told, `[batch, target frames, embed]`."""
+    target_frames, _ = shapes[-1]
+    batch = tokens.shape[0]
+    total = jnp.zeros(
+      (batch, target_frames, self.config.transformer.embed_dim),
+      self.precision.compute_dtype,
+    )
+    start = 1  # Position 0 holds BOS.
+    for frames, levels in shapes[:-1]:
+      end = start + frames * levels
+      embedded = self.aligned_embed(tokens[:, start:end])
+      embedded = embedded.reshape(batch, frames, levels, -1).sum(2)
+      instants = np.arange(target_frames) * frames // target_frames
+      total += embedded[:, instants]
+      start = end
+    return total
+
   def __call__(
-    self, tokens: jax.Array, target_start: int, deterministic: bool = True
+    self,
+    tokens: jax.Array,
+    shapes: Sequence[tuple[int, int]],
+    deterministic: bool = True,
   ) -> jax.Array:
     """Logits of all target positions, teacher-forced.
 
     Args:
       tokens: int32 `[batch, length]`, `[BOS, tokens[:-1]]`.
-      target_start: position of the first target token (static).
+      shapes: (frames, levels) of each segment.
       deterministic: no dropout.
 
     Returns:
       float32 `[batch, frames, levels, codebook_size]`.
     """
-    hidden = self.transformer(
-      self.token_embed(tokens), deterministic=deterministic
-    )
-    hidden = hidden[:, target_start:]
-    batch, length, embed_dim = hidden.shape
-    levels = self.config.num_target_levels
-    hidden = hidden.reshape(batch, length // levels, levels, embed_dim)
+    frames, levels = shapes[-1]
+    x = self.token_embed(tokens)
+    if self.config.aligned_conditioning:
+      x = _add_at_end(
+        x, jnp.repeat(self._aligned(tokens, shapes), levels, axis=1)
+      )
+    hidden = self.transformer(x, deterministic=deterministic)
+    batch, _, embed_dim = hidden.shape
+    hidden = hidden[:, target_start(shapes) :]
+    hidden = hidden.reshape(batch, frames, levels, embed_dim)
     logits = jnp.einsum(
       "bfle,lev->bflv",
       hidden,
@@ -103,24 +146,46 @@ class DecoderLM(nn.Module):
     )
     return axes.constrain(logits, ("batch", "frames", "codebook", "vocab"))
 
-  def prefill(self, tokens: jax.Array, cache_length: int) -> jax.Array:
+  def prefill(
+    self, tokens: jax.Array, shapes: Sequence[tuple[int, int]]
+  ) -> jax.Array:
     """Creates the cache from a prefix; apply with `mutable=['cache']`.
 
     Args:
-      tokens: int32 `[batch, prefix]`, starting with BOS.
-      cache_length: positions the cache holds, prefix included.
+      tokens: int32 `[batch, prefix]`: BOS, all conditioning tokens and any
+        number of target tokens.
+      shapes: (frames, levels) of each segment; the cache holds all of them.
 
     Returns:
       Hidden state of the last position, `[batch, embed]`.
     """
+    x = self.token_embed(tokens)
+    if self.config.aligned_conditioning:
+      aligned = jnp.repeat(self._aligned(tokens, shapes), shapes[-1][1], axis=1)
+      known = tokens.shape[1] - target_start(shapes)
+      # The end is never read: after the last token nothing is predicted.
+      self.put_variable(
+        "cache", "aligned_steps", jnp.pad(aligned, ((0, 0), (0, 1), (0, 0)))
+      )
+      self.put_variable("cache", "aligned_index", jnp.int32(known))
+      x = _add_at_end(x, aligned[:, :known])
     hidden = self.transformer(
-      self.token_embed(tokens), decode=True, cache_length=cache_length
+      x,
+      decode=True,
+      # One more: the decode loop also takes in the last token.
+      cache_length=1 + sum(math.prod(shape) for shape in shapes),
     )
     return hidden[:, -1]
 
   def step(self, token: jax.Array) -> jax.Array:
     """One decode step: int32 `[batch]` to hidden state `[batch, embed]`."""
-    hidden = self.transformer(self.token_embed(token[:, None]), decode=True)
+    x = self.token_embed(token[:, None])
+    if self.config.aligned_conditioning:
+      index = self.get_variable("cache", "aligned_index")
+      steps = self.get_variable("cache", "aligned_steps")
+      x += jax.lax.dynamic_slice_in_dim(steps, index, 1, axis=1)
+      self.put_variable("cache", "aligned_index", index + 1)
+    hidden = self.transformer(x, decode=True)
     return hidden[:, 0]
 
   def level_logits(self, hidden: jax.Array, level: jax.Array) -> jax.Array:
@@ -142,6 +207,16 @@ class DecoderLM(nn.Module):
       kernel.astype(hidden.dtype),
       preferred_element_type=jnp.float32,
     )
+
+
+def target_start(shapes: Sequence[tuple[int, int]]) -> int:
+  """Position of the first target token, from the shapes of all segments."""
+  return sum(math.prod(shape) for shape in shapes[:-1])
+
+
+def _add_at_end(x: jax.Array, tail: jax.Array) -> jax.Array:
+  """Adds `[batch, n, embed]` to the last n positions of `x`."""
+  return x + jnp.pad(tail, ((0, 0), (x.shape[1] - tail.shape[1], 0), (0, 0)))
 
 
 def code_nats(logits: jax.Array, codes: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ def export_stage(
   params: Mapping[str, Any],
   tokenizers: Mapping[str, str],
   precision: precision_lib.Precision | None = None,
+  aligned_conditioning: bool = False,
   metadata: Mapping[str, Any] | None = None,
 ) -> str:
   """Writes a trained stage as an artefact of kind 'stage'.
@@ -44,6 +45,7 @@ def export_stage(
     tokenizers: fingerprints of the tokenizers the stage was trained on, by
       bundle name ('soundstream', 'semantic', 'mulan').
     precision: dtypes it was trained in.
+    aligned_conditioning: see `decoder_lm.DecoderLMConfig`.
     metadata: provenance (step, versions).
 
   Returns:
@@ -56,6 +58,7 @@ def export_stage(
     "precision": artifacts.config_to_dict(
       precision or precision_lib.Precision()
     ),
+    "aligned_conditioning": aligned_conditioning,
     "tokenizers": dict(tokenizers),
   }
   arrays = jax.tree.map(np.asarray, dict(params))
@@ -79,6 +82,7 @@ class StageLM:
     transformer: transformer_lib.TransformerConfig,
     params: Mapping[str, Any],
     precision: precision_lib.Precision | None = None,
+    aligned_conditioning: bool = False,
     tokenizers: Mapping[str, str] | None = None,
     fingerprint: str = "",
   ):
@@ -90,6 +94,7 @@ class StageLM:
       transformer: shape the parameters were trained in, scanned or not.
       params: plain nested dict of arrays.
       precision: dtypes; on CPU everything is float32 (the fast one there).
+      aligned_conditioning: see `decoder_lm.DecoderLMConfig`.
       tokenizers: see the class.
       fingerprint: see the class.
     """
@@ -115,6 +120,7 @@ class StageLM:
         layout.vocab_size,
         layout.num_target_levels,
         layout.target_stream.codebook_size,
+        aligned_conditioning,
       ),
       precision,
     )
@@ -122,11 +128,10 @@ class StageLM:
       lambda leaf: jnp.asarray(leaf, precision.compute_dtype),
       transformer_lib.unstack_layers(params),
     )
-    self._score = jax.jit(
-      self._score_program, static_argnames=("target_start",)
-    )
+    self._score = jax.jit(self._score_program, static_argnames=("shapes",))
     self._generate = jax.jit(
-      self._generate_program, static_argnames=("num_frames", "sampling")
+      self._generate_program,
+      static_argnames=("shapes", "num_frames", "sampling"),
     )
 
   @classmethod
@@ -152,6 +157,7 @@ class StageLM:
         artifacts.config_from_dict(
           precision_lib.Precision, config["precision"]
         ),
+        config["aligned_conditioning"],
         config["tokenizers"],
       )
     except KeyError as error:
@@ -197,14 +203,18 @@ class StageLM:
         self._params,
         np.concatenate([bos, tokens[:, :-1]], axis=1),
         layout.decode_target(tokens[:, layout.target_start :]),
-        target_start=layout.target_start,
+        shapes=layout.shapes,
       )
     )
 
   def _score_program(
-    self, params: Any, tokens: jax.Array, codes: jax.Array, target_start: int
+    self,
+    params: Any,
+    tokens: jax.Array,
+    codes: jax.Array,
+    shapes: tuple[tuple[int, int], ...],
   ) -> jax.Array:
-    logits = self._network.apply({"params": params}, tokens, target_start)
+    logits = self._network.apply({"params": params}, tokens, shapes)
     return decoder_lm.code_nats(logits, codes)
 
   def generate(
@@ -269,6 +279,7 @@ class StageLM:
         np.broadcast_to(first, (batch,)).astype(np.int32),
         given,
         np.int32(num_forced),
+        shapes=layout.shapes,
         num_frames=num_frames,
         sampling=sampling_lib.SamplingConfig(temperature, top_k, top_p),
       )
@@ -282,6 +293,7 @@ class StageLM:
     first_positions: jax.Array,
     forced: jax.Array,
     num_forced: jax.Array,
+    shapes: tuple[tuple[int, int], ...],
     num_frames: int,
     sampling: sampling_lib.SamplingConfig,
   ) -> jax.Array:
@@ -290,7 +302,7 @@ class StageLM:
     hidden, state = network.apply(
       {"params": params},
       tokens,
-      tokens.shape[1] + num_frames * len(self._offsets),
+      shapes,
       method="prefill",
       mutable=["cache"],
     )

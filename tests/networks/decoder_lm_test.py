@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from musiclm_jax.core import artifacts
 from musiclm_jax.layers import transformer
@@ -27,15 +28,24 @@ GOLDEN = {
 }
 
 
-def _network(**fields):
+# One conditioning segment without frames, one with half of the target's.
+SHAPES = ((1, 3), (2, 1), (4, 2))
+LENGTH, START = 13, 5
+
+
+def _network(aligned_conditioning=False, **fields):
   stack = transformer.TransformerConfig(2, 8, 2, 12, **fields)
-  return decoder_lm.DecoderLM(decoder_lm.DecoderLMConfig(stack, 20, 2, 5))
+  return decoder_lm.DecoderLM(
+    decoder_lm.DecoderLMConfig(stack, 20, 2, 5, aligned_conditioning)
+  )
 
 
 def test_parameter_names_and_shapes_are_stable():
   shapes = jax.eval_shape(
     lambda: axes.unbox(
-      _network().init(jax.random.key(0), jnp.zeros((1, 6), jnp.int32), 2)
+      _network().init(
+        jax.random.key(0), jnp.zeros((1, LENGTH), jnp.int32), SHAPES
+      )
     )
   )
   flat = artifacts.flatten(shapes["params"])
@@ -49,21 +59,28 @@ def test_paper_backbone_has_302_million_parameters():
   )
   shapes = jax.eval_shape(
     lambda: axes.unbox(
-      network.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32), 4)
+      network.init(
+        jax.random.key(0), jnp.zeros((1, 8), jnp.int32), ((4, 1), (4, 1))
+      )
     )
   )
   count = sum(x.size for x in jax.tree.leaves(shapes["params"]["transformer"]))
   assert round(count / 1e6) == 302
 
 
-def test_cached_decode_logits_equal_teacher_forced_logits():
-  network = _network(scan_layers=True)
-  tokens = jax.random.randint(jax.random.key(1), (2, 11), 0, 20)
-  start = 3
-  variables = axes.unbox(
-    jax.jit(network.init, static_argnums=2)(jax.random.key(0), tokens, start)
+def _init(network, tokens):
+  return axes.unbox(
+    jax.jit(network.init, static_argnums=2)(jax.random.key(0), tokens, SHAPES)
   )
-  expected = network.apply(variables, tokens, start)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("num_known", [0, 3])
+def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
+  network = _network(aligned, scan_layers=True)
+  tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, 20)
+  variables = _init(network, tokens)
+  expected = network.apply(variables, tokens, SHAPES)
   assert expected.shape == (2, 4, 2, 5) and expected.dtype == jnp.float32
   # Decoding runs unrolled.
   config = dataclasses.replace(
@@ -74,8 +91,9 @@ def test_cached_decode_logits_equal_teacher_forced_logits():
   )
   network = decoder_lm.DecoderLM(config)
   params = {"params": transformer.unstack_layers(variables["params"])}
+  first = START + num_known
   hidden, state = network.apply(
-    params, tokens[:, : start + 1], 11, method="prefill", mutable=["cache"]
+    params, tokens[:, : first + 1], SHAPES, method="prefill", mutable=["cache"]
   )
   step = jax.jit(
     lambda state, token: network.apply(
@@ -83,15 +101,40 @@ def test_cached_decode_logits_equal_teacher_forced_logits():
     )
   )
   logits = []
-  for position in range(start, 11):
-    level = (position - start) % 2
+  for position in range(first, LENGTH):
+    level = (position - START) % 2
     logits.append(
       network.apply(params, hidden, jnp.int32(level), method="level_logits")
     )
-    if position + 1 < 11:
+    if position + 1 < LENGTH:
       hidden, state = step(state, tokens[:, position + 1])
-  decoded = jnp.stack(logits, axis=1).reshape(expected.shape)
+  decoded = jnp.stack(logits, axis=1)
+  expected = expected.reshape(2, -1, 5)[:, num_known:]
   np.testing.assert_allclose(decoded, expected, atol=1e-5)
+
+
+def test_aligned_conditioning_tells_each_frame_its_own_codes():
+  network = _network(True)
+  tokens = jax.random.randint(jax.random.key(1), (1, LENGTH), 0, 10)
+  params = _init(network, tokens)["params"]
+
+  def outcome(changed_position):
+    # Closed attention: only the aligned path is left between positions.
+    layers = params["transformer"]["layers"]
+    closed = jax.tree.map(jnp.zeros_like, layers["attention"])
+    stack = params["transformer"] | {"layers": layers | {"attention": closed}}
+    changed = tokens.at[0, changed_position].add(10)
+    logits = network.apply(
+      {"params": params | {"transformer": stack}}, changed, SHAPES
+    )
+    return np.asarray(logits[0]).reshape(4, -1)
+
+  base = outcome(0)
+  # Positions 1 to 3 hold the stream without frames, 4 and 5 one frame each;
+  # 5 is also the position that predicts the first target token.
+  for position, frames in {2: [0, 1, 2, 3], 4: [0, 1], 5: [0, 2, 3]}.items():
+    moved = np.abs(outcome(position) - base).max(axis=1) > 1e-6
+    assert list(np.flatnonzero(moved)) == frames
 
 
 def test_code_nats_is_cross_entropy():

@@ -62,7 +62,7 @@ def make_params(spec, scale=3.0):
       network.init(
         jax.random.key(0),
         jnp.zeros((1, layout.length), jnp.int32),
-        layout.target_start,
+        layout.shapes,
       )
     )
   )["params"]
