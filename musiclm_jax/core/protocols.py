@@ -41,9 +41,9 @@ class Trainable(Protocol):
   loss does not fit all parameters (a GAN); `grads` has the tree of
   `variables['params']`. The loop then calls it in place of `jax.grad(loss)`.
 
-  And it may start collections from data (codebooks) before the first step:
-  `num_warm_start_batches` and
-  `warm_start(variables, batches, key) -> collections`. For TensorBoard,
+  And it may start codebooks from data before the first step:
+  `num_warm_start_batches` and `warm_start(variables, batches, key) ->` those
+  variables ('params' or other collections, whole) that change. For TensorBoard,
   `media(variables, batch)` gives sounds and pictures of a held-out batch.
   """
 

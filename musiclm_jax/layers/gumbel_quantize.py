@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.layers import kmeans
 from musiclm_jax.partitioning import axes
 
 
@@ -76,6 +77,33 @@ class GumbelQuantizer(nn.Module):
     # Value of the hard choice, gradient of the soft one.
     choice = hard + soft - jax.lax.stop_gradient(soft)
     return choice @ codebook.astype(jnp.float32), ids, logits
+
+
+def fit(
+  features: jax.Array, codebook_size: int, key: jax.Array
+) -> dict[str, jax.Array]:
+  """Kernel and bias whose likeliest code is the nearest k-means centroid.
+
+  Logits are log-likelihoods under equal Gaussians around the centroids, as
+  wide as the points of a cluster lie from its centroid.
+
+  Args:
+    features: `[points, dim]`, what the quantizer will see.
+    codebook_size: centroids.
+    key: of the seeding.
+
+  Returns:
+    `kernel` float32 `[dim, codebook_size]` and `bias` `[codebook_size]`.
+  """
+  features = features.astype(jnp.float32)
+  result = kmeans.fit(features, codebook_size, key)
+  # Expected squared distance per dimension is the variance of the Gaussian.
+  precision = features.shape[-1] / jnp.maximum(result.inertia, 1e-6)
+  centroids = result.centroids
+  return {
+    "kernel": precision * centroids.T,
+    "bias": -0.5 * precision * (centroids**2).sum(-1),
+  }
 
 
 def diversity(

@@ -7,6 +7,7 @@ ids at masked frames.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class MaskedPredictionConfig:
     gumbel_end: last temperature of the quantizer.
     gumbel_steps: optimizer steps of the geometric way between them.
     crop_secs: audio of one training example.
+    kmeans_batches: batches from whose frames k-means starts the quantizer;
+      0: starts random, and spends its first thousands of steps on spreading.
   """
 
   num_distractors: int = 100
@@ -43,6 +46,7 @@ class MaskedPredictionConfig:
   gumbel_end: float = 0.5
   gumbel_steps: int = 200_000
   crop_secs: float = 10.0
+  kmeans_batches: int = 0
 
   def __post_init__(self):
     for name in ("num_distractors", "gumbel_steps"):
@@ -50,7 +54,7 @@ class MaskedPredictionConfig:
         raise ValueError(
           f"{name}={getattr(self, name)}: expected a positive number"
         )
-    for name in ("diversity_weight", "prediction_weight"):
+    for name in ("diversity_weight", "prediction_weight", "kmeans_batches"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     for name in ("contrastive_temperature", "crop_secs"):
@@ -175,6 +179,40 @@ class MaskedPrediction:
     """Fresh boxed variables."""
     keys = {name: rng.named(key, name) for name in ("params", "mask")}
     return self.network.init(keys, batch["waveform"], deterministic=True)
+
+  @property
+  def num_warm_start_batches(self) -> int:
+    """Batches that `warm_start` wants."""
+    return self.config.kmeans_batches
+
+  def warm_start(
+    self, variables: protocols.Variables, batches: Any, key: jax.Array
+  ) -> dict[str, Any]:
+    """Starts the quantizer from the frames of some batches.
+
+    Args:
+      variables: unboxed, fresh.
+      batches: iterable of device batches.
+      key: typed key.
+
+    Returns:
+      New 'params'.
+    """
+    params = variables["params"]
+    frames = jax.jit(
+      lambda params, x: self.network.apply(
+        {"params": params}, x, method="frames"
+      )
+    )
+    features = jnp.concatenate(
+      [frames(params, batch["waveform"]) for batch in batches]
+    )
+    fitted = gumbel_quantize.fit(
+      features.reshape(-1, features.shape[-1]),
+      self.network.config.codebook_size,
+      rng.named(key, "kmeans"),
+    )
+    return {"params": {**params, "quantizer": params["quantizer"] | fitted}}
 
   def loss(
     self,

@@ -23,6 +23,7 @@ from musiclm_jax.partitioning import axes
 
 # Log-mels of music lie around -5 +- 2.5: brings them to zero mean, unit scale.
 _LOG_MEL_MEAN, _LOG_MEL_SCALE = -5.0, 2.5
+_MEL_NORMALIZATIONS = ("corpus", "clip")
 # Random vectors that stand for masked frames; true frames have unit scale.
 _MASK_SCALE = 0.1
 _SUBSAMPLING = 4
@@ -34,6 +35,9 @@ class W2vBertConfig:
 
   Attributes:
     mel: input spectrogram; frames of the network are 4 hops.
+    mel_normalization: 'corpus' subtracts a constant; 'clip' the mean of each
+      band over the clip (as Conformer recognisers do), so that features tell
+      what changes within a clip from what its instruments sound like.
     conv_channels: of the two strided 3x3 convolutions.
     contrastive: Conformer stack under the contrastive loss.
     masked_prediction: Conformer stack above it.
@@ -47,6 +51,7 @@ class W2vBertConfig:
   mel: spectrogram_lib.LogMelConfig = spectrogram_lib.LogMelConfig(
     sample_rate_hz=16000, num_mels=80, frame_length=400, hop_length=160
   )
+  mel_normalization: str = "corpus"
   conv_channels: tuple[int, ...] = (128, 32)
   contrastive: conformer.ConformerConfig = conformer.ConformerConfig()
   masked_prediction: conformer.ConformerConfig = conformer.ConformerConfig()
@@ -58,6 +63,11 @@ class W2vBertConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "conv_channels", tuple(self.conv_channels))
+    if self.mel_normalization not in _MEL_NORMALIZATIONS:
+      raise ValueError(
+        f"mel_normalization={self.mel_normalization!r}: expected one of "
+        f"{_MEL_NORMALIZATIONS}"
+      )
     if len(self.conv_channels) != 2 or min(self.conv_channels) < 1:
       raise ValueError(
         f"conv_channels={self.conv_channels}: expected two positive numbers"
@@ -187,22 +197,30 @@ class W2vBert(nn.Module):
       config.codebook_size, config.code_dim, precision
     )
 
-  def _frames(self, waveform: jax.Array, mask: jax.Array | None) -> jax.Array:
+  def frames(
+    self, waveform: jax.Array, mask: jax.Array | None = None
+  ) -> jax.Array:
     """Unmasked 25 Hz features `[batch, frames, channels * bands]`."""
     num_frames = waveform.shape[1] // self.config.samples_per_frame
     mel = spectrogram_lib.log_mel(waveform, self.config.mel)
-    x = (mel - _LOG_MEL_MEAN) / _LOG_MEL_SCALE
-    x = x[:, : num_frames * _SUBSAMPLING]
+    mel = mel[:, : num_frames * _SUBSAMPLING]
+    kept = None
     if mask is not None:
-      x = jnp.where(jnp.repeat(mask, _SUBSAMPLING, axis=1)[..., None], x, 0)
+      kept = jnp.repeat(mask, _SUBSAMPLING, axis=1)[..., None]
+      mel = jnp.where(kept, mel, 0)
+    mean = _LOG_MEL_MEAN
+    if self.config.mel_normalization == "clip":
+      mean = jnp.mean(mel, axis=1, keepdims=True, where=kept)
+    x = (mel - mean) / _LOG_MEL_SCALE
+    if mask is not None:
+      x = jnp.where(kept, x, 0)
     x = x[..., None].astype(self.precision.compute_dtype)
     for conv in self.subsample:
       x = nn.relu(conv(x))
       if mask is not None:
         # Else a bias would stand in padding and be seen by the next kernel.
         factor = x.shape[1] // num_frames
-        kept = jnp.repeat(mask, factor, axis=1)[..., None, None]
-        x = jnp.where(kept, x, 0)
+        x = jnp.where(jnp.repeat(mask, factor, axis=1)[..., None, None], x, 0)
     return self.feature_norm(x.reshape(*x.shape[:2], -1))
 
   def __call__(
@@ -225,7 +243,7 @@ class W2vBert(nn.Module):
     Returns:
       See `W2vBertOutput`; frames out of `mask` are never `masked`.
     """
-    features = self._frames(waveform, mask)
+    features = self.frames(waveform, mask)
     noise_key = None if deterministic else self.make_rng("gumbel")
     codes, code_ids, quantizer_logits = self.quantizer(
       features, gumbel_temperature, noise_key
@@ -267,7 +285,7 @@ class W2vBert(nn.Module):
       float32 `[batch, samples // samples_per_frame, embed]`: 10 s give 250
       frames.
     """
-    x = self.input_project(self._frames(waveform, mask))
+    x = self.input_project(self.frames(waveform, mask))
     context, _ = self.contrastive(x, mask)
     # Unrolled blocks above the tap are dead code and cost nothing.
     _, outputs = self.masked_prediction(context, mask)

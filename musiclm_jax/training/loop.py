@@ -162,7 +162,7 @@ def _warm_start(
   partitioner: partitioner_lib.Partitioner,
   key: jax.Array,
 ) -> state_lib.TrainState:
-  """Lets a trainable start its collections from the first batches."""
+  """Lets a trainable start some of its variables from the first batches."""
   with partitioner.context():
     fitted = trainable.warm_start(
       state.variables,
@@ -172,11 +172,17 @@ def _warm_start(
       ),
       rng.named(key, "warm_start"),
     )
-  fitted = {
-    name: jax.device_put(value, shardings.collections[name])
-    for name, value in fitted.items()
-  }
-  return dataclasses.replace(state, collections={**state.collections, **fitted})
+  variables = jax.device_put(
+    {**state.variables, **fitted},
+    {"params": shardings.params, **shardings.collections},
+  )
+  params = variables.pop("params")
+  return dataclasses.replace(
+    state,
+    params=params,
+    collections=variables,
+    ema_params=None if state.ema_params is None else params,
+  )
 
 
 def train(
