@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from musiclm_jax.core import errors, progress
-from musiclm_jax.data import clips, token_cache
+from musiclm_jax.data import clips, token_cache, token_cache_writer
 from musiclm_jax.systems import tokenizers
 
 
@@ -57,7 +57,7 @@ class ClipTokenizer:
 
 def _cached_clips(
   reader: clips.ClipReader,
-  shard: token_cache.Shard,
+  shard: token_cache_writer.Shard,
   tokenizer: ClipTokenizer,
   batch_size: int,
   skipped: list[str],
@@ -105,7 +105,7 @@ def tokenize_corpus(
   readers = {split: clips.ClipReader(corpus_dir, split) for split in splits}
   sizes = {split: len(reader) for split, reader in readers.items()}
   tokenizer = ClipTokenizer(artifact_dir)
-  writer = token_cache.TokenCacheWriter(
+  writer = token_cache_writer.TokenCacheWriter(
     output_dir, tokenizer.config(corpus_dir), tokenizer.mulan.codebooks
   )
   pending = {

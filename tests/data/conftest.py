@@ -140,9 +140,9 @@ def cached_clip(number: int, num_semantic_frames: int = 75):
 
 def write_cache(directory, config, numbers_by_split) -> None:
   """Writes and finishes a cache of planted clips."""
-  from musiclm_jax.data import token_cache
+  from musiclm_jax.data import token_cache_writer
 
-  writer = token_cache.TokenCacheWriter(directory, config, codebooks())
+  writer = token_cache_writer.TokenCacheWriter(directory, config, codebooks())
   for split, numbers in numbers_by_split.items():
     for shard in writer.pending(split, len(numbers)):
       chosen = numbers[shard.start : shard.end]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.core import errors, rvq, stages
-from musiclm_jax.data import token_cache
+from musiclm_jax.data import token_cache, token_cache_writer
 
 _SPEC = importlib.util.spec_from_file_location(
   "data_fixtures", pathlib.Path(__file__).with_name("conftest.py")
@@ -51,7 +51,7 @@ def test_killed_writer_goes_on_and_no_clip_is_lost_or_doubled(tmp_path):
   written = []
 
   def run(limit: int) -> None:
-    writer = token_cache.TokenCacheWriter(
+    writer = token_cache_writer.TokenCacheWriter(
       tmp_path, config, fixtures.codebooks()
     )
     for shard in writer.pending("train", 11):
@@ -89,7 +89,7 @@ def test_hosts_write_disjoint_shards(tmp_path):
   config = fixtures.make_cache_config()
   hosts = []
   for host in range(2):
-    writer = token_cache.TokenCacheWriter(
+    writer = token_cache_writer.TokenCacheWriter(
       tmp_path, config, fixtures.codebooks()
     )
     hosts.append([s.index for s in writer.pending("train", 11, host, 2)])
@@ -100,7 +100,9 @@ def test_hosts_write_disjoint_shards(tmp_path):
 
 def test_skipped_inputs_are_counted_and_short_shards_refused(tmp_path):
   config = fixtures.make_cache_config()
-  writer = token_cache.TokenCacheWriter(tmp_path, config, fixtures.codebooks())
+  writer = token_cache_writer.TokenCacheWriter(
+    tmp_path, config, fixtures.codebooks()
+  )
   shard = writer.pending("train", 3)[0]
   clips = [fixtures.cached_clip(number) for number in (0, 2)]
   with pytest.raises(ValueError, match="expected 3"):
@@ -115,12 +117,12 @@ def test_skipped_inputs_are_counted_and_short_shards_refused(tmp_path):
 
 def test_other_tokenizer_is_refused_with_both_fingerprints(tmp_path):
   config = fixtures.make_cache_config()
-  token_cache.TokenCacheWriter(tmp_path, config, fixtures.codebooks())
+  token_cache_writer.TokenCacheWriter(tmp_path, config, fixtures.codebooks())
   other = fixtures.make_cache_config(
     fingerprints={"mulan": "aa", "semantic": "ee77", "acoustic": "cc"}
   )
   with pytest.raises(errors.UserError, match="semantic") as caught:
-    token_cache.TokenCacheWriter(tmp_path, other, fixtures.codebooks())
+    token_cache_writer.TokenCacheWriter(tmp_path, other, fixtures.codebooks())
   assert "ee77" in str(caught.value)
   assert "bb" in str(caught.value)
 
@@ -168,7 +170,7 @@ def test_stage_sequences_are_whole_clips(small_cache):
 
 def test_reading_needs_no_tensorflow():
   code = (
-    "import sys; from musiclm_jax.data import token_cache; "
+    "import sys; from musiclm_jax.data import token_cache_writer; "
     "sys.exit('tensorflow' in sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
