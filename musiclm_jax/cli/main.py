@@ -26,6 +26,7 @@ VERBS = {
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
+  "bench": ("bench", "time the loader or the train step alone"),
   "quickstart": ("quickstart", "everything above at size tiny, in order"),
 }
 DEBUG_VARIABLE = "MUSICLM_DEBUG"

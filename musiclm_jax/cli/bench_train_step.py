@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled train step alone, on one batch that stays on the devices."""
+
+import time
+from typing import Any
+
+import jax
+
+from musiclm_jax.cli import benchmarking, experiment
+from musiclm_jax.core import rng
+from musiclm_jax.partitioning import partitioner as partitioner_lib
+from musiclm_jax.training import optimizers, steps
+from musiclm_jax.training import state as state_lib
+
+
+def run(
+  built: experiment.Experiment, timing: benchmarking.Timing
+) -> dict[str, Any]:
+  """Steps and tokens per second, after one call that compiles."""
+  config = built.loop
+  partitioner = partitioner_lib.Partitioner(built.mesh)
+  transform = optimizers.make_optimizer(built.optimizer)
+  state, shardings = state_lib.create(
+    built.trainable,
+    transform,
+    partitioner,
+    config.global_batch_size,
+    config.seed,
+    config.ema_decay > 0,
+  )
+  host_batches = built.data.train_batches(
+    0, jax.process_index(), jax.process_count()
+  )
+  host_batch = next(host_batches)
+  host_batches.close()
+  names = built.trainable.input_shapes(config.global_batch_size)
+  host_batch = {name: host_batch[name] for name in names}
+  batch = partitioner.put_batch(host_batch)
+  train_step = partitioner.jit(
+    steps.make_train_step(
+      built.trainable, transform, config.num_microbatches, config.ema_decay
+    ),
+    donate_argnums=0,
+    out_shardings=(shardings, None),
+  )
+  key = rng.root_key(config.seed)
+
+  def step() -> None:
+    nonlocal state
+    state, _ = jax.block_until_ready(train_step(state, batch, key))
+
+  started = time.perf_counter()
+  step()
+  first_secs = time.perf_counter() - started
+  found = benchmarking.rates(step, timing)
+  return {
+    "num_parameters": state_lib.num_parameters(state.params),
+    "global_batch_size": config.global_batch_size,
+    "mesh": dict(partitioner.mesh.shape),
+    "compile_and_first_step_secs": first_secs,
+    "step_secs": 1.0 / found["calls_per_second"],
+    **benchmarking.per_batch(found, host_batch),
+  }
