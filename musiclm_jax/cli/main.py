@@ -82,6 +82,7 @@ def run(argv: list[str]) -> int:
   rest, overrides = _split_gin(argv[1:])
   args = verb.parse_args(rest)
   args.gin_overrides = overrides
+  args.argv = argv
   if overrides and not hasattr(args, "gin_file"):
     verb.error(f"--gin.{overrides[0]}: this verb reads no gin file")
   return module.main(args) or 0
@@ -107,6 +108,21 @@ def _exit_code(error: Exception) -> int | None:
   return None
 
 
+def report(error: Exception) -> int:
+  """Prints an error as one line, a bug with its traceback; its exit code."""
+  code = _exit_code(error)
+  if code is None or os.environ.get(DEBUG_VARIABLE):
+    traceback.print_exception(error)
+  if code is None:
+    print(
+      f"musiclm: internal error: {type(error).__name__}: {_first_line(error)}",
+      file=sys.stderr,
+    )
+    return 1
+  print(f"musiclm: {_first_line(error)}", file=sys.stderr)
+  return code
+
+
 def main(argv: list[str] | None = None) -> int:
   """Entry point: one line on standard error and an exit code for any error."""
   # TensorFlow's C++ start-up notes would bury ours.
@@ -120,18 +136,7 @@ def main(argv: list[str] | None = None) -> int:
   except BrokenPipeError:
     return 1
   except Exception as error:
-    code = _exit_code(error)
-    if code is None or os.environ.get(DEBUG_VARIABLE):
-      traceback.print_exc()
-    if code is None:
-      print(
-        f"musiclm: internal error: {type(error).__name__}: "
-        f"{_first_line(error)}",
-        file=sys.stderr,
-      )
-      return 1
-    print(f"musiclm: {_first_line(error)}", file=sys.stderr)
-    return code
+    return report(error)
 
 
 if __name__ == "__main__":
