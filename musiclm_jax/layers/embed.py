@@ -15,20 +15,21 @@ class Embed(nn.Module):
     num_embeddings: rows.
     features: length of a row.
     precision: dtypes.
+    scale: standard deviation of fresh entries. 1: the residual stream then
+      starts at the scale that the pre-norm blocks add to it (T5's choice).
   """
 
   num_embeddings: int
   features: int
   precision: precision_lib.Precision = precision_lib.Precision()
+  scale: float = 1.0
 
   @nn.compact
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """int32 `[...]` in `[0, num_embeddings)` to `[..., features]`."""
-    # Unit variance: the residual stream then starts at the scale that the
-    # pre-norm blocks add to it (T5's choice).
     table = self.param(
       "table",
-      axes.named(nn.initializers.normal(1.0), ("vocab", "embed")),
+      axes.named(nn.initializers.normal(self.scale), ("vocab", "embed")),
       (self.num_embeddings, self.features),
       self.precision.param_dtype,
     )

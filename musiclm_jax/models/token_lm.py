@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import protocols, rng
@@ -24,6 +25,11 @@ class TokenLMConfig:
     streams: token streams the spec names (others are ignored).
     transformer: shape of the network.
     aligned_conditioning: see `decoder_lm.DecoderLMConfig`.
+    conditioning_dropout_rate: share of conditioning tokens that training
+      hides, each on its own: a few hundred clips are else told apart by their
+      MuLan codes, and text does not find all codes of audio.
+    target_dropout_rate: share of earlier target tokens that training hides,
+      which teaches the stage to rely on its conditioning too.
     label_smoothing: share of the target spread over all codes.
     z_loss: weight of the squared log-partition (keeps bfloat16 logits small).
     precision: dtypes.
@@ -33,16 +39,21 @@ class TokenLMConfig:
   streams: tuple[streams_lib.TokenStream, ...]
   transformer: transformer.TransformerConfig
   aligned_conditioning: bool = False
+  conditioning_dropout_rate: float = 0.0
+  target_dropout_rate: float = 0.0
   label_smoothing: float = 0.0
   z_loss: float = 0.0
   precision: precision_lib.Precision = precision_lib.Precision()
 
   def __post_init__(self):
     object.__setattr__(self, "streams", tuple(self.streams))
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f"label_smoothing={self.label_smoothing}: expected in [0, 1)"
-      )
+    for name in (
+      "conditioning_dropout_rate",
+      "target_dropout_rate",
+      "label_smoothing",
+    ):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)}: expected in [0, 1)")
     if self.z_loss < 0:
       raise ValueError(f"z_loss={self.z_loss}: expected >= 0")
 
@@ -99,14 +110,32 @@ class TokenLM:
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
     """Teacher-forced logits, float32 `[batch, frames, levels, codes]`."""
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    tokens = batch["decoder_input_tokens"]
+    rngs = None
+    if dropout_key is not None:
+      rngs = {"dropout": dropout_key}
+      tokens = self._hide(tokens, rng.named(dropout_key, "tokens"))
     return self.network.apply(
       {"params": variables["params"]},
-      batch["decoder_input_tokens"],
+      tokens,
       self.layout.shapes,
       deterministic=dropout_key is None,
       rngs=rngs,
     )
+
+  def _hide(self, tokens: jax.Array, key: jax.Array) -> jax.Array:
+    """Input tokens with some, never BOS, replaced by padding."""
+    config, position = self.config, np.arange(self.layout.length)
+    rates = np.where(
+      position <= self.layout.target_start,
+      config.conditioning_dropout_rate,
+      config.target_dropout_rate,
+    )
+    rates[0] = 0.0
+    if not rates.any():
+      return tokens
+    hidden = jax.random.uniform(key, tokens.shape) < rates
+    return jnp.where(hidden, stages_lib.PAD_ID, tokens)
 
   def loss(
     self,

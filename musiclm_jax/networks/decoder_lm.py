@@ -72,8 +72,9 @@ class DecoderLM(nn.Module):
     embed_dim = config.transformer.embed_dim
     self.token_embed = embed.Embed(config.vocab_size, embed_dim, self.precision)
     if config.aligned_conditioning:
+      # Small: many of them are added up on top of a token.
       self.aligned_embed = embed.Embed(
-        config.vocab_size, embed_dim, self.precision
+        config.vocab_size, embed_dim, self.precision, scale=0.1
       )
     self.transformer = transformer.TransformerStack(
       config.transformer, self.precision

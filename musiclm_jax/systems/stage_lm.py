@@ -157,7 +157,7 @@ class StageLM:
         artifacts.config_from_dict(
           precision_lib.Precision, config["precision"]
         ),
-        config["aligned_conditioning"],
+        config.get("aligned_conditioning", False),
         config["tokenizers"],
       )
     except KeyError as error:
