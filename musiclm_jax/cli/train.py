@@ -17,7 +17,7 @@ EPILOG = """example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's options."""
-  from musiclm_jax.cli import arguments
+  from musiclm_jax.cli import arguments, cluster_arguments
 
   arguments.add_gin_arguments(parser)
   parser.add_argument(
@@ -26,21 +26,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--export_dir", help="freeze the result here when training is done"
   )
+  cluster_arguments.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
+  from musiclm_jax.cli import cluster_arguments
+
+  return cluster_arguments.run(args, lambda: _train(args))
+
+
+def _train(args: argparse.Namespace) -> int:
   import logging as std_logging
 
   from absl import logging
 
   from musiclm_jax.cli import experiment
+  from musiclm_jax.training import distributed
 
   logging.set_verbosity(logging.INFO)
   # Orbax notes each of its steps; warnings are enough.
   std_logging.getLogger("absl").addFilter(_is_ours)
   run, resolved = experiment.load(args)
-  experiment.record_config(args.model_dir, resolved)
+  if distributed.is_main():
+    experiment.record_config(args.model_dir, resolved)
   run.train(args.model_dir)
   if args.export_dir:
     mark = run.export(args.model_dir, args.export_dir)
