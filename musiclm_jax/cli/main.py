@@ -27,6 +27,7 @@ VERBS = {
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
   "bench": ("bench", "time the loader or the train step alone"),
+  "launch": ("launch", "print or run the commands that start a cluster job"),
   "quickstart": ("quickstart", "everything above at size tiny, in order"),
 }
 DEBUG_VARIABLE = "MUSICLM_DEBUG"
@@ -59,6 +60,14 @@ def _split_gin(argv: list[str]) -> tuple[list[str], list[str]]:
   return rest, overrides
 
 
+def _split_command(argv: list[str]) -> tuple[list[str], list[str]]:
+  """Takes what stands behind `--` out of the arguments."""
+  if "--" not in argv:
+    return argv, []
+  place = argv.index("--")
+  return argv[:place], argv[place + 1 :]
+
+
 def run(argv: list[str]) -> int:
   """Runs one verb; raises what goes wrong.
 
@@ -79,8 +88,12 @@ def run(argv: list[str]) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   module.add_arguments(verb)
+  argv, command = _split_command(argv)
   rest, overrides = _split_gin(argv[1:])
   args = verb.parse_args(rest)
+  args.command = command
+  if command and not getattr(module, "TAKES_COMMAND", False):
+    verb.error(f"-- {command[0]}: this verb takes no command")
   args.gin_overrides = overrides
   args.argv = argv
   if overrides and not hasattr(args, "gin_file"):
