@@ -4,12 +4,15 @@
 import argparse
 
 
-def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
+def add_gin_arguments(
+  parser: argparse.ArgumentParser, required: bool = True
+) -> None:
   """The options every verb that reads gin shares, named as in T5X."""
   parser.add_argument(
     "--gin_file",
     action="append",
-    required=True,
+    default=None if required else [],
+    required=required,
     metavar="FILE",
     help="gin file, found from here or among the shipped ones; repeatable",
   )

@@ -27,6 +27,7 @@ VERBS = {
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
   "bench": ("bench", "time the loader or the train step alone"),
+  "doctor": ("doctor", "check hosts, devices, storage and clocks"),
   "launch": ("launch", "print or run the commands that start a cluster job"),
   "quickstart": ("quickstart", "everything above at size tiny, in order"),
 }
