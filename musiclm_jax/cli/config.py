@@ -14,14 +14,24 @@ EPILOG = """example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's options."""
-  from musiclm_jax.cli import arguments
+  from musiclm_jax.cli import arguments, jobs
 
   arguments.add_gin_arguments(parser)
+  parser.add_argument(
+    "--verb",
+    default="train",
+    choices=sorted(jobs.ROOTS),
+    help="that reads these gin files (default: %(default)s)",
+  )
 
 
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
-  from musiclm_jax.cli import experiment, gin_config
+  from musiclm_jax.cli import gin_config, jobs
 
-  print(gin_config.describe(experiment.resolve(args)))
+  paths = [path for path in args.gin_search_paths.split(",") if path]
+  resolved = gin_config.resolve(
+    args.gin_file, args.gin_overrides, paths, jobs.ROOTS[args.verb]
+  )
+  print(gin_config.describe(resolved))
   return 0

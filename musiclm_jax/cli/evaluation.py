@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluate job: a bundle, a corpus and samples to `evaluation.json`."""
 
-import argparse
 import json
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from musiclm_jax.audio import files
+from musiclm_jax.cli import jobs
 from musiclm_jax.core import artifacts, errors, stages
 from musiclm_jax.data import clips, token_cache
 from musiclm_jax.evaluation import (
@@ -190,31 +190,31 @@ def consistency(
   )
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(job: jobs.EvaluateJob) -> None:
   """Runs every metric and writes `evaluation.json`.
 
   Raises:
     UserError: if parts are missing or do not belong together.
   """
-  bundle = bundle_lib.open_bundle(args.bundle)
-  reader = token_cache.TokenCacheReader(args.cache_dir)
-  _check_cache(bundle, reader.config, args.cache_dir)
-  system = musiclm.MusicLM.load(args.bundle)
-  split = list(reader[args.split])
-  samples = read_samples(args.samples_dir)
+  bundle = bundle_lib.open_bundle(job.bundle)
+  reader = token_cache.TokenCacheReader(job.cache_dir)
+  _check_cache(bundle, reader.config, job.cache_dir)
+  system = musiclm.MusicLM.load(job.bundle)
+  split = list(reader[job.split])
+  samples = read_samples(job.samples_dir)
   result = {
     "codec": codec_scores(
       system,
-      clips.ClipReader(args.corpus_dir, args.split),
-      args.num_codec_clips,
-      args.output_dir,
+      clips.ClipReader(job.corpus_dir, job.split),
+      job.num_codec_clips,
+      job.output_dir,
     ),
     "mulan": mulan_scores(system, split),
-    "stages": stage_table(system, reader, split, args.num_stage_crops),
+    "stages": stage_table(system, reader, split, job.num_stage_crops),
     "mcc": consistency(system, samples) if len(samples) > 1 else {},
     "fingerprints": bundle.fingerprints,
   }
-  summary.write_summary(pathlib.Path(args.output_dir) / FILE_NAME, result)
+  summary.write_summary(pathlib.Path(job.output_dir) / FILE_NAME, result)
   print(json.dumps(result["mulan"], indent=2))
   for name, scores in result["stages"].items():
     numbers = {k: v for k, v in scores.items() if k.endswith("cross_entropy")}

@@ -8,6 +8,8 @@ so that a killed job goes on.
 
 import argparse
 
+from musiclm_jax.cli import jobs
+
 EPILOG = """examples:
   musiclm generate --bundle=runs/quickstart/bundle --seconds=10 --seed=0 \\
     --prompt="A gentle solo flute, slow and high." --output=out.wav
@@ -17,31 +19,12 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's options."""
-  parser.add_argument("--bundle", required=True, help="folder of the bundle")
-  parser.add_argument(
-    "--prompt", action="append", default=[], help="a text; repeatable"
-  )
-  parser.add_argument("--prompts", help="file: one text per line, or JSONL")
-  parser.add_argument(
-    "--max_prompts", type=int, default=0, help="use only the first so many"
-  )
-  parser.add_argument("--seconds", type=float, default=10.0)
-  parser.add_argument(
-    "--seed", type=int, default=0, help="of the first item; then counts up"
-  )
-  parser.add_argument(
-    "--temperatures",
-    default="1.0,0.95,0.4",
-    help="of the semantic, coarse and fine stage (default: %(default)s)",
-  )
-  parser.add_argument("--batch_size", type=int, default=8)
-  parser.add_argument("--output", help="a WAV file, for one prompt")
-  parser.add_argument("--output_dir", help="a folder, for any number")
+  jobs.add_arguments(parser, jobs.GenerateJob)
 
 
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
   from musiclm_jax.cli import generation
 
-  generation.generate(args)
+  generation.generate(jobs.build(jobs.GenerateJob, args))
   return 0

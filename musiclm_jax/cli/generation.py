@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generate job: prompts to WAV files with sidecars, batch by batch."""
 
-import argparse
 import dataclasses
 import json
 import math
@@ -11,7 +10,7 @@ import re
 from typing import Any
 
 from musiclm_jax.audio import files
-from musiclm_jax.cli import prompt_files
+from musiclm_jax.cli import jobs, prompt_files
 from musiclm_jax.core import errors, progress
 
 
@@ -47,51 +46,51 @@ def _slug(prompt: str) -> str:
   return "_".join(words)[:40].strip("_") or "prompt"
 
 
-def _items(args: argparse.Namespace) -> list[_Item]:
+def _items(job: jobs.GenerateJob) -> list[_Item]:
   """What to make, checked before anything is loaded."""
-  prompts = list(args.prompt)
-  if args.prompts:
-    prompts += prompt_files.read(args.prompts)
-  if args.max_prompts:
-    prompts = prompts[: args.max_prompts]
+  prompts = list(job.prompt)
+  if job.prompts:
+    prompts += prompt_files.read(job.prompts)
+  if job.max_prompts:
+    prompts = prompts[: job.max_prompts]
   if not prompts:
     raise errors.UserError("no prompt given: pass --prompt or --prompts")
   for prompt in prompts:
     if not prompt.strip():
       raise errors.UserError(f"--prompt={prompt!r}: expected a non-empty text")
-  if not (math.isfinite(args.seconds) and args.seconds > 0):
+  if not (math.isfinite(job.seconds) and job.seconds > 0):
     raise errors.UserError(
-      f"--seconds={args.seconds}: expected a positive number"
+      f"--seconds={job.seconds}: expected a positive number"
     )
-  if args.batch_size < 1:
-    raise errors.UserError(f"--batch_size={args.batch_size}: expected >= 1")
-  if bool(args.output) == bool(args.output_dir):
+  if job.batch_size < 1:
+    raise errors.UserError(f"--batch_size={job.batch_size}: expected >= 1")
+  if bool(job.output) == bool(job.output_dir):
     raise errors.UserError("expected either --output or --output_dir")
-  if args.output:
+  if job.output:
     if len(prompts) != 1:
       raise errors.UserError(
-        f"--output={args.output} with {len(prompts)} prompts: use --output_dir"
+        f"--output={job.output} with {len(prompts)} prompts: use --output_dir"
       )
-    return [_Item(prompts[0], args.seed, pathlib.Path(args.output))]
-  folder = pathlib.Path(args.output_dir)
+    return [_Item(prompts[0], job.seed, pathlib.Path(job.output))]
+  folder = pathlib.Path(job.output_dir)
   return [
     _Item(
       prompt,
-      args.seed + index,
-      folder / f"{index:03d}_{args.seconds:g}s_{_slug(prompt)}.wav",
+      job.seed + index,
+      folder / f"{index:03d}_{job.seconds:g}s_{_slug(prompt)}.wav",
     )
     for index, prompt in enumerate(prompts)
   ]
 
 
-def _settings(item: _Item, args: argparse.Namespace, system: Any) -> dict:
+def _settings(item: _Item, job: jobs.GenerateJob, system: Any) -> dict:
   from musiclm_jax.evaluation import summary
 
   return {
     "prompt": item.prompt,
     "seed": item.seed,
-    "seconds": args.seconds,
-    "temperatures": list(_temperatures(args.temperatures)),
+    "seconds": job.seconds,
+    "temperatures": list(_temperatures(job.temperatures)),
     "sample_rate_hz": system.codec.sample_rate_hz,
     "fingerprints": system.fingerprints,
     "generated_by": "musiclm_jax",
@@ -108,28 +107,28 @@ def _is_done(item: _Item, settings: dict) -> bool:
     return False
 
 
-def generate(args: argparse.Namespace) -> None:
+def generate(job: jobs.GenerateJob) -> None:
   """Makes every file that is not there yet.
 
   Raises:
     UserError: for bad prompts, numbers or bundles; nothing is written then.
   """
-  items = _items(args)
-  temperatures = _temperatures(args.temperatures)
+  items = _items(job)
+  temperatures = _temperatures(job.temperatures)
   from musiclm_jax.systems import musiclm
 
-  system = musiclm.MusicLM.load(args.bundle)
-  settings = {item: _settings(item, args, system) for item in items}
+  system = musiclm.MusicLM.load(job.bundle)
+  settings = {item: _settings(item, job, system) for item in items}
   todo = [item for item in items if not _is_done(item, settings[item])]
-  name = f"generate {args.seconds:g} s"
+  name = f"generate {job.seconds:g} s"
   with progress.Progress(
     name, len(items), len(items) - len(todo), "clip"
   ) as bar:
-    for start in range(0, len(todo), args.batch_size):
-      batch = todo[start : start + args.batch_size]
+    for start in range(0, len(todo), job.batch_size):
+      batch = todo[start : start + job.batch_size]
       made = system.generate(
         [item.prompt for item in batch],
-        args.seconds,
+        job.seconds,
         [item.seed for item in batch],
         temperatures,
       )

@@ -7,6 +7,8 @@ cache records the tokenizers' fingerprints.
 
 import argparse
 
+from musiclm_jax.cli import jobs
+
 EPILOG = """example:
   musiclm tokenize --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
     --artifact_dir=runs/quickstart/artifacts --output_dir=runs/tokens"""
@@ -14,39 +16,20 @@ EPILOG = """example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's options."""
-  parser.add_argument("--corpus_dir", required=True, help="a prepared corpus")
-  parser.add_argument(
-    "--artifact_dir",
-    required=True,
-    help="folder with the artefacts soundstream, semantic and mulan",
-  )
-  parser.add_argument("--output_dir", required=True, help="the token cache")
-  parser.add_argument(
-    "--splits",
-    default="",
-    help="comma-separated; all splits of the corpus by default",
-  )
-  parser.add_argument(
-    "--batch_size", type=int, default=16, help="clips per call"
-  )
-  parser.add_argument(
-    "--max_bad_fraction",
-    type=float,
-    default=0.01,
-    help="fail if more of the clips cannot be tokenized",
-  )
+  jobs.add_arguments(parser, jobs.TokenizeJob)
 
 
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
   from musiclm_jax.cli import tokenization
 
+  job = jobs.build(jobs.TokenizeJob, args)
   tokenization.tokenize_corpus(
-    args.corpus_dir,
-    args.artifact_dir,
-    args.output_dir,
-    [split for split in args.splits.split(",") if split],
-    args.batch_size,
-    args.max_bad_fraction,
+    job.corpus_dir,
+    job.artifact_dir,
+    job.output_dir,
+    [split for split in job.splits.split(",") if split],
+    job.batch_size,
+    job.max_bad_fraction,
   )
   return 0

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the verbs tokenize, generate and evaluate, from flags or gin.
+
+Each field is a flag of the verb and, in upper case, a macro of its file in
+`gin/runs/`. Imports nothing heavy.
+"""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from musiclm_jax.cli import arguments
+from musiclm_jax.core import errors
+
+
+def _text(value: Any) -> str:
+  """A comma-separated flag; gin files may give a sequence."""
+  return value if isinstance(value, str) else ",".join(map(str, value))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+  """A repeatable flag; gin files may give one text."""
+  return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _flag(text: str, default: Any = dataclasses.MISSING) -> Any:
+  """A field with the help of its flag."""
+  return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizeJob:
+  """A corpus to a token cache."""
+
+  corpus_dir: str = _flag("a prepared corpus")
+  artifact_dir: str = _flag(
+    "folder with the artefacts soundstream, semantic and mulan"
+  )
+  output_dir: str = _flag("the token cache")
+  splits: str = _flag("comma-separated; '' for all splits of the corpus", "")
+  batch_size: int = _flag("clips per call of a tokenizer", 16)
+  max_bad_fraction: float = _flag(
+    "of clips that may fail before the job does", 0.01
+  )
+
+  def __post_init__(self):
+    object.__setattr__(self, "splits", _text(self.splits))
+    if self.batch_size < 1:
+      raise errors.UserError(f"batch_size={self.batch_size}: expected >= 1")
+    if not 0 <= self.max_bad_fraction <= 1:
+      raise errors.UserError(
+        f"max_bad_fraction={self.max_bad_fraction}: expected in [0, 1]"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateJob:
+  """Prompts to music; checked further where it is made."""
+
+  bundle: str = _flag("folder of the bundle")
+  prompt: tuple[str, ...] = _flag("texts", ())
+  prompts: str = _flag("file with one text per line, or JSONL; '' for none", "")
+  max_prompts: int = _flag("use only the first so many; 0 takes all", 0)
+  seconds: float = _flag("length of each item", 10.0)
+  seed: int = _flag("of the first item; then counts up", 0)
+  temperatures: str = _flag(
+    "of the semantic, coarse and fine stage, comma-separated", "1.0,0.95,0.4"
+  )
+  batch_size: int = _flag("items made at once", 8)
+  output: str = _flag("a WAV file, for one prompt; '' for none", "")
+  output_dir: str = _flag("a folder, for any number; '' for none", "")
+
+  def __post_init__(self):
+    object.__setattr__(self, "prompt", _texts(self.prompt))
+    object.__setattr__(self, "temperatures", _text(self.temperatures))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateJob:
+  """A bundle, a corpus and samples to metrics."""
+
+  bundle: str = _flag("folder of the bundle")
+  corpus_dir: str = _flag("a prepared corpus")
+  cache_dir: str = _flag("its token cache")
+  output_dir: str = _flag("gets evaluation.json")
+  samples_dir: tuple[str, ...] = _flag(
+    "folders of generated files with sidecars", ()
+  )
+  split: str = _flag("held-out split", "test")
+  num_codec_clips: int = _flag("clips for the codec", 24)
+  num_stage_crops: int = _flag("crops for each stage", 96)
+
+  def __post_init__(self):
+    object.__setattr__(self, "samples_dir", _texts(self.samples_dir))
+    for name in ("num_codec_clips", "num_stage_crops"):
+      if getattr(self, name) < 1:
+        raise errors.UserError(f"{name}={getattr(self, name)}: expected >= 1")
+
+
+ROOTS = {
+  "train": "experiment.Experiment",
+  "tokenize": "jobs.TokenizeJob",
+  "generate": "jobs.GenerateJob",
+  "evaluate": "jobs.EvaluateJob",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser, job: type) -> None:
+  """Adds the options of gin and a flag for each field of `job`.
+
+  Flags that are not given stay None: a gin file or the default stands then.
+  """
+  arguments.add_gin_arguments(parser, required=False)
+  for field in dataclasses.fields(job):
+    text, options = field.metadata["help"], {}
+    if str(field.type).startswith("tuple"):
+      text, options = f"{text}; repeatable", {"action": "append"}
+    else:
+      options = {"type": field.type}
+    if field.default not in (dataclasses.MISSING, "", ()):
+      text += f" (default: {field.default})"
+    parser.add_argument(f"--{field.name}", help=text, **options)
+
+
+def build(job: type, args: argparse.Namespace) -> Any:
+  """The job that a command line describes.
+
+  Without gin files the flags are the fields. With them, a flag that was given
+  replaces the macro of its name, so `--bundle=B` is `--gin.BUNDLE=B`.
+
+  Args:
+    job: one of the classes above.
+    args: its flags, None where not given, and those of gin.
+
+  Raises:
+    UserError: if a field has no value, or a value does not fit.
+  """
+  fields = dataclasses.fields(job)
+  given = {
+    field.name: getattr(args, field.name)
+    for field in fields
+    if getattr(args, field.name) is not None
+  }
+  if args.gin_file:
+    from musiclm_jax.cli import gin_config
+
+    overrides = [f"{name.upper()}={value!r}" for name, value in given.items()]
+    paths = [path for path in args.gin_search_paths.split(",") if path]
+    root = f"jobs.{job.__name__}"
+    gin_config.resolve(
+      args.gin_file, [*args.gin_overrides, *overrides], paths, root
+    )
+    return gin_config.build(job)
+  if args.gin_overrides:
+    raise errors.UserError(
+      f"--gin.{args.gin_overrides[0]}: expected a --gin_file it belongs to"
+    )
+  missing = [
+    f"--{field.name}"
+    for field in fields
+    if field.default is dataclasses.MISSING and field.name not in given
+  ]
+  if missing:
+    raise errors.UserError(f"{', '.join(missing)}: expected a value")
+  return job(**given)
