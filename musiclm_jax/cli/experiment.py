@@ -3,16 +3,25 @@
 
 import argparse
 import dataclasses
+import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from musiclm_jax.cli import gin_config
-from musiclm_jax.core import errors, protocols
+from musiclm_jax.core import errors, protocols, rng
+from musiclm_jax.partitioning import auto_mesh
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
-from musiclm_jax.training import checkpoints, loop, optimizers
+from musiclm_jax.training import (
+  checkpoints,
+  distributed,
+  ledger,
+  loop,
+  optimizers,
+)
 from musiclm_jax.training import state as state_lib
 
 
@@ -25,20 +34,73 @@ class Experiment:
     data: loader of training and held-out batches (`data/loader.py`).
     loop: steps, batch, cadence.
     optimizer: what updates the parameters.
-    mesh: device mesh and rule set.
+    mesh: device mesh and rule set, or how to choose them.
     exporter: freezes the result (`cli/exporters.py`), or None.
+    rows_per_device: most rows of a microbatch on one device; the number of
+      microbatches follows from it, the mesh and the global batch. 0 leaves
+      `loop.num_microbatches` as it is.
   """
 
   trainable: protocols.Trainable
   data: Any
   loop: loop.LoopConfig
   optimizer: optimizers.OptimizerConfig
-  mesh: mesh_lib.MeshConfig
+  mesh: mesh_lib.MeshConfig | auto_mesh.AutoMeshConfig
   exporter: Any = None
+  rows_per_device: int = 0
 
-  def train(self, model_dir: str) -> None:
-    """Trains, or goes on from the newest checkpoint in `model_dir`."""
-    partitioner = partitioner_lib.Partitioner(self.mesh)
+  def make_partitioner(
+    self, devices: Sequence[Any] | None = None
+  ) -> partitioner_lib.Partitioner:
+    """The mesh over `devices` (all by default)."""
+    num_parameters = 0
+    if isinstance(self.mesh, auto_mesh.AutoMeshConfig):
+      num_parameters = state_lib.num_parameters(
+        jax.eval_shape(
+          self.trainable.init,
+          rng.root_key(0),
+          self.trainable.input_shapes(1),
+        )["params"]
+      )
+    return partitioner_lib.Partitioner(
+      self.mesh, devices, num_parameters, self.loop.global_batch_size
+    )
+
+  def loop_on(
+    self, partitioner: partitioner_lib.Partitioner
+  ) -> loop.LoopConfig:
+    """The loop with the number of microbatches that a mesh asks for."""
+    if not self.rows_per_device:
+      return self.loop
+    return dataclasses.replace(
+      self.loop,
+      num_microbatches=partitioner.num_microbatches(
+        self.loop.global_batch_size, self.rows_per_device
+      ),
+    )
+
+  def artifact_fingerprints(self) -> dict[str, str]:
+    """Fingerprints of the frozen parts that this training builds on."""
+    if not hasattr(self.exporter, "parent_fingerprints"):
+      return {}
+    return self.exporter.parent_fingerprints()
+
+  def train(
+    self,
+    model_dir: str,
+    partitioner: partitioner_lib.Partitioner | None = None,
+    options: loop.RunOptions | None = None,
+    books: ledger.Ledger | None = None,
+  ) -> None:
+    """Trains, or goes on from the newest checkpoint in `model_dir`.
+
+    Args:
+      model_dir: folder of the run, shared by all processes.
+      partitioner: the mesh; the experiment's own by default.
+      options: of this start.
+      books: where the time goes; closed by the caller.
+    """
+    partitioner = partitioner or self.make_partitioner()
     host, hosts = jax.process_index(), jax.process_count()
 
     def train_batches(start_step):
@@ -52,9 +114,11 @@ class Experiment:
       self.trainable,
       train_batches,
       eval_batches,
-      self.loop,
+      self.loop_on(partitioner),
       self.optimizer,
       partitioner,
+      options,
+      books,
     )
 
   def restore(self, model_dir: str) -> state_lib.TrainState:
@@ -70,7 +134,7 @@ class Experiment:
     abstract, _ = state_lib.create(
       self.trainable,
       optimizers.make_optimizer(self.optimizer),
-      partitioner_lib.Partitioner(self.mesh),
+      self.make_partitioner(),
       self.loop.global_batch_size,
       self.loop.seed,
       self.loop.ema_decay > 0,
@@ -84,16 +148,25 @@ class Experiment:
     return state
 
   def export(self, model_dir: str, directory: str) -> str:
-    """Freezes the newest state as an artefact; returns its fingerprint."""
+    """Freezes the newest state as an artefact; returns its fingerprint.
+
+    Of several processes all restore the state, process 0 freezes it, and the
+    others wait and return ''.
+    """
     if self.exporter is None:
       raise errors.UserError(
         "this experiment has no exporter: bind experiment.Experiment.exporter"
       )
     state = self.restore(model_dir)
     metadata = {"step": int(state.step), "model_dir": str(model_dir)}
-    return self.exporter.export(
-      self.trainable, state.best_variables, directory, metadata
-    )
+    variables = distributed.to_hosts(state.best_variables)
+    mark = ""
+    if distributed.is_main():
+      mark = self.exporter.export(
+        self.trainable, variables, directory, metadata
+      )
+    distributed.barrier("exported")
+    return mark
 
 
 def resolve(args: argparse.Namespace) -> gin_config.Resolved:
@@ -106,6 +179,15 @@ def load(args: argparse.Namespace) -> tuple[Experiment, gin_config.Resolved]:
   """Resolves a command line's configuration and builds its experiment."""
   resolved = resolve(args)
   return gin_config.build(Experiment), resolved
+
+
+def config_fingerprint(resolved: gin_config.Resolved) -> str:
+  """Hex hash over the resolved values, wherever they were written."""
+  text = "\n".join(
+    f"{key} = {binding.value!r}"
+    for key, binding in sorted(resolved.bindings.items())
+  )
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def record_config(model_dir: str, resolved: gin_config.Resolved) -> None:

@@ -33,4 +33,10 @@ class Embed(nn.Module):
       (self.num_embeddings, self.features),
       self.precision.param_dtype,
     )
-    return table.astype(self.precision.compute_dtype)[tokens]
+    # Rows are picked from a table whole along 'embed': left to itself, XLA
+    # picks from a split one and then replicates the result of all devices.
+    table = axes.constrain(
+      table.astype(self.precision.compute_dtype), ("vocab", None)
+    )
+    names = ("batch", "length", "embed") if tokens.ndim == 2 else ()
+    return axes.constrain(table[tokens], names) if names else table[tokens]

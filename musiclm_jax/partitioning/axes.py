@@ -6,13 +6,23 @@ codebook, code_dim, conv_in, conv_out, kernel_time, kernel_freq,
 relpos_buckets, stats. `partitioning/rules.py` maps them to mesh axes.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-Names = Sequence[str | None]
+Names = Sequence[Any]
+Rules = Sequence[tuple[str, Any]]
+
+_ACTIVE: contextvars.ContextVar[Any] = contextvars.ContextVar(
+  "active_mesh", default=None
+)
+# A split that does not divide is padded by less than 1 / 4 at most.
+_UNEVEN_FACTOR = 4
 
 
 def named(init: Callable[..., Any], names: Names) -> Callable[..., Any]:
@@ -20,12 +30,131 @@ def named(init: Callable[..., Any], names: Names) -> Callable[..., Any]:
   return nn.with_logical_partitioning(init, tuple(names))
 
 
+@contextlib.contextmanager
+def activate(mesh: jax.sharding.Mesh, rules: Rules) -> Iterator[None]:
+  """Context in which `constrain` maps logical names to `mesh` by `rules`.
+
+  Not jax's or flax's own mesh context: with one of those, flax also constrains
+  parameters where it unboxes them, which fails for abstract ones. The context
+  is read while tracing, and jax caches traces by function: trace a function
+  object under one mesh only (`Partitioner.jit` does).
+  """
+  token = _ACTIVE.set((mesh, tuple(rules)))
+  try:
+    yield
+  finally:
+    _ACTIVE.reset(token)
+
+
 def constrain(x: jax.Array, names: Names) -> jax.Array:
   """Pins activation `x` to the mesh axes its logical `names` map to.
 
-  Without an active rule set (no mesh, or a plain call) it returns `x`.
+  A dimension that does not divide is split anyway if little padding results
+  (any length of a sequence), and whole if not (2 heads on 8 devices). Outside
+  `activate`, and on one device, it returns `x`.
   """
-  return nn.with_logical_constraint(x, tuple(names))
+  active = _ACTIVE.get()
+  if active is None or active[0].size == 1:
+    return x
+  mesh, rules = active
+  spec = nn.logical_to_mesh_axes(tuple(names), rules)
+  kept = [
+    axis if not size % width or size >= _UNEVEN_FACTOR * width else None
+    for size, axis, width in zip(x.shape, spec, _widths(mesh, spec))
+  ]
+  return jax.lax.with_sharding_constraint(
+    x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
+  )
+
+
+def is_split(name: str) -> bool:
+  """Whether activations are now split along logical axis `name`.
+
+  For layers that would merge this axis with another: the merged axis could not
+  stay split.
+  """
+  if _ACTIVE.get() is None:
+    return False
+  mesh, rules = _ACTIVE.get()
+  spec = nn.logical_to_mesh_axes((name,), rules)
+  return _widths(mesh, spec)[0] > 1
+
+
+def _widths(mesh: jax.sharding.Mesh, spec: Names) -> list[int]:
+  """Shards of each dimension."""
+  return [
+    math.prod(
+      mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis)
+    )
+    if axis
+    else 1
+    for axis in spec
+  ]
+
+
+def platform() -> str:
+  """Kind of the devices a program is now traced for: 'tpu', 'gpu' or 'cpu'."""
+  active = _ACTIVE.get()
+  if active is None:
+    return jax.default_backend()
+  return active[0].devices.flat[0].platform
+
+
+def on_each_device(
+  function: Callable[..., jax.Array],
+  in_names: Sequence[Names],
+  out_names: Names,
+) -> Callable[..., jax.Array]:
+  """`function` run by each device on its part of the arguments.
+
+  For programs that the compiler cannot split by itself (kernels). Where a
+  mesh axis does not divide a dimension, all its devices do the same.
+
+  Args:
+    function: takes arrays positionally; sees their local shapes.
+    in_names: logical names of each argument's dimensions; a tuple of names
+      splits a dimension over the mesh axes of all of them.
+    out_names: of the result.
+  """
+  active = _ACTIVE.get()
+  if active is None or active[0].size == 1:
+    return function
+  mesh, rules = active
+
+  def resolve(names: Names) -> list[tuple[str, ...]]:
+    groups = [name if isinstance(name, tuple) else (name,) for name in names]
+    flat = [name for group in groups for name in group]
+    found = iter(nn.logical_to_mesh_axes(tuple(flat), rules))
+    parts = []
+    for group in groups:
+      part = [next(found) for _ in group]
+      part = [p if isinstance(p, tuple) else (p,) for p in part if p]
+      parts.append(tuple(axis for axes in part for axis in axes))
+    return parts
+
+  def call(*arrays: jax.Array) -> jax.Array:
+    kept: dict[Any, tuple[str, ...]] = {}
+    for array, names in zip(arrays, in_names):
+      for size, name, part in zip(array.shape, names, resolve(names)):
+        part = kept.get(name, part)
+        while size % math.prod(mesh.shape[axis] for axis in part):
+          part = part[:-1]
+        kept[name] = part
+
+    def spec(names: Names) -> jax.sharding.PartitionSpec:
+      return jax.sharding.PartitionSpec(
+        *(kept.get(name) or None if name else None for name in names)
+      )
+
+    return jax.shard_map(
+      function,
+      mesh=mesh,
+      in_specs=tuple(spec(names) for names in in_names),
+      out_specs=spec(out_names),
+      check_vma=False,
+    )(*arrays)
+
+  return call
 
 
 def unbox(variables: Any) -> Any:
@@ -39,7 +168,7 @@ def logical_specs(variables: Any) -> Any:
 
 
 def mesh_shardings(
-  variables: Any, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, Any]]
+  variables: Any, mesh: jax.sharding.Mesh, rules: Rules
 ) -> Any:
   """Shardings for (abstract, boxed) variables: one `NamedSharding` per leaf.
 
@@ -69,16 +198,9 @@ def _fit(
   shape: tuple[int, ...], sharding: jax.sharding.NamedSharding
 ) -> jax.sharding.NamedSharding:
   """Drops mesh axes from dimensions that they do not divide."""
-  mesh, kept = sharding.mesh, []
-  for size, axis in zip(shape, tuple(sharding.spec)):
-    names = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    width = 1
-    for name in names:
-      width *= mesh.shape[name]
-    kept.append(axis if size % width == 0 else None)
+  mesh, spec = sharding.mesh, sharding.spec
+  kept = [
+    axis if size % width == 0 else None
+    for size, axis, width in zip(shape, spec, _widths(mesh, spec))
+  ]
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
-
-
-def rule_context(rules: Sequence[tuple[str, Any]]):
-  """Context in which `constrain` maps logical names by `rules`."""
-  return nn.logical_axis_rules(tuple(rules))

@@ -5,13 +5,13 @@ Knows no model: it maps logical names to the mesh and moves host batches.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from musiclm_jax.partitioning import axes
+from musiclm_jax.partitioning import auto_mesh, axes
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import rules as rules_lib
 
@@ -20,13 +20,33 @@ class Partitioner:
   """A mesh with its rules.
 
   Attributes:
+    config: sizes of the mesh; where they were left to choose, those chosen.
     mesh: the device mesh.
     rules: ordered logical-to-mesh rules.
     batch_sharding: sharding of a batch's leading axis.
   """
 
-  def __init__(self, config: mesh_lib.MeshConfig, devices: Any = None):
-    """Builds the mesh of `config` over `devices` (all by default)."""
+  def __init__(
+    self,
+    config: mesh_lib.MeshConfig | auto_mesh.AutoMeshConfig,
+    devices: Sequence[Any] | None = None,
+    num_parameters: int = 0,
+    global_batch_size: int = 1,
+  ):
+    """Builds the mesh of `config`.
+
+    Args:
+      config: sizes, or how to choose them.
+      devices: all by default; those of a topology description will do.
+      num_parameters: of the model; read only where sizes are chosen.
+      global_batch_size: rows of a (micro)batch; read only there too.
+    """
+    if isinstance(config, auto_mesh.AutoMeshConfig):
+      devices = jax.devices() if devices is None else list(devices)
+      config = auto_mesh.resolve(
+        config, num_parameters, global_batch_size, devices
+      )
+    self.config = config
     self.mesh = mesh_lib.make_mesh(config, devices)
     self.rules = rules_lib.rule_set(config.rules)
     batch_axes = dict(self.rules)["batch"]
@@ -53,6 +73,38 @@ class Partitioner:
         f"{self.batch_divisor} (mesh {dict(self.mesh.shape)})"
       )
 
+  def num_microbatches(
+    self, global_batch_size: int, rows_per_device: int
+  ) -> int:
+    """Fewest parts of a global batch, none with more rows on a device.
+
+    Devices that share their rows (sequence, tensor) count as one.
+
+    Args:
+      global_batch_size: rows of one optimizer step.
+      rows_per_device: most rows of a microbatch on a device; 0: all of them.
+
+    Raises:
+      ValueError: if the batch does not split over the mesh.
+    """
+    self.check_batch_size(global_batch_size)
+    rows = global_batch_size // self.batch_divisor
+    if rows_per_device < 0:
+      raise ValueError(f"rows_per_device={rows_per_device}: expected >= 0")
+    most = min(rows_per_device or rows, rows)
+    return rows // max(n for n in range(1, most + 1) if rows % n == 0)
+
+  def local_rows(self, global_batch_size: int) -> np.ndarray:
+    """Rows of the global batch that `put_batch` wants of this host, in order.
+
+    Not always one run of rows: a mesh may give a host's devices any part of
+    the batch, and hosts along the sequence or tensor axis share their rows.
+    """
+    self.check_batch_size(global_batch_size)
+    rows = np.arange(global_batch_size)
+    parts = self.batch_sharding.addressable_devices_indices_map(rows.shape)
+    return np.unique(np.concatenate([rows[part] for part in parts.values()]))
+
   def shardings(self, abstract: Any) -> Any:
     """One sharding per leaf of an abstract, boxed tree."""
     return axes.mesh_shardings(abstract, self.mesh, self.rules)
@@ -64,23 +116,18 @@ class Partitioner:
       for name, array in batch.items()
     }
 
-  @contextlib.contextmanager
-  def context(self) -> Iterator[None]:
+  def context(self) -> contextlib.AbstractContextManager[None]:
     """Within it, `axes.constrain` splits activations over this mesh."""
-    with self.mesh, axes.rule_context(self.rules):
-      yield
+    return axes.activate(self.mesh, self.rules)
 
   def jit(self, function: Callable[..., Any], **kwargs: Any) -> Any:
-    """`jax.jit` whose calls and traces run inside `context`."""
-    jitted = jax.jit(function, **kwargs)
+    """`jax.jit` whose traces run inside `context`."""
 
-    def call(*args):
+    # A function object of its own: jax caches traces by function, and this
+    # one must not be found by the next partitioner.
+    def traced(*args):
       with self.context():
-        return jitted(*args)
+        return function(*args)
 
-    call.lower = lambda *args: self._lower(jitted, args)
-    return call
-
-  def _lower(self, jitted: Any, args: tuple[Any, ...]) -> Any:
-    with self.context():
-      return jitted.lower(*args)
+    traced.__name__ = getattr(function, "__name__", "traced")
+    return jax.jit(traced, **kwargs)

@@ -3,11 +3,9 @@
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
-_REPLICATED = tuple(
+_WHOLE = tuple(
   (name, None)
   for name in (
-    "length",
-    "frames",
     "kv",
     "layers",
     "codebook",
@@ -18,29 +16,37 @@ _REPLICATED = tuple(
     "stats",
   )
 )
+_BATCH = ("batch", ("data", "fsdp"))
+_TENSOR = (
+  ("vocab", "tensor"),
+  ("mlp", "tensor"),
+  ("heads", "tensor"),
+  ("conv_out", "tensor"),
+)
+_FSDP = (("embed", "fsdp"), ("conv_in", "fsdp"))
+_SEQUENCE = (("length", "sequence"), ("frames", "sequence"))
 
 # Order is priority; a mesh axis is used once per array, so 'embed' of an
-# activation stays whole because 'batch' already took 'fsdp'.
+# activation stays whole because 'batch' already took 'fsdp', and what is split
+# over 'tensor' by its heads is not split over it by its length.
 RULE_SETS: dict[str, Rules] = {
-  "standard": (
-    ("batch", ("data", "fsdp")),
-    ("vocab", "tensor"),
-    ("mlp", "tensor"),
-    ("heads", "tensor"),
-    ("embed", "fsdp"),
-    ("conv_out", "tensor"),
-    ("conv_in", "fsdp"),
-    *_REPLICATED,
+  "standard": (_BATCH, *_TENSOR, *_FSDP, *_SEQUENCE, *_WHOLE),
+  # Between the products of a layer, where neither heads nor MLP are there to
+  # split, the tensor axis splits the length: norms, dropout and what is kept
+  # for the backward pass are then split too (arXiv 2205.05198).
+  "sequence_parallel": (
+    _BATCH,
+    *_TENSOR,
+    *_FSDP,
+    ("length", ("sequence", "tensor")),
+    *_SEQUENCE,
+    *_WHOLE,
   ),
+  # Every device holds all parameters, whatever the mesh.
   "data_parallel": (
-    ("batch", ("data", "fsdp", "tensor")),
-    ("vocab", None),
-    ("mlp", None),
-    ("heads", None),
-    ("embed", None),
-    ("conv_out", None),
-    ("conv_in", None),
-    *_REPLICATED,
+    ("batch", ("data", "fsdp", "sequence", "tensor")),
+    *((name, None) for name, _ in (*_TENSOR, *_FSDP, *_SEQUENCE)),
+    *_WHOLE,
   ),
 }
 

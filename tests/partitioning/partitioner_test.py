@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stage trained on several meshes of 8 virtual devices, and what is split.
+
+With dropout: its masks do not depend on the mesh either.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from musiclm_jax.partitioning import mesh, partitioner
+
+_HERE = pathlib.Path(__file__).parent
+# Most programs run a few times: little effort is spent on compiling them.
+_FLAGS = (
+  "--xla_force_host_platform_device_count=8 "
+  "--xla_backend_optimization_level=0 "
+  "--xla_llvm_disable_expensive_passes=true"
+)
+
+
+@pytest.fixture(scope="module")
+def results():
+  child = subprocess.run(
+    [sys.executable, _HERE / "meshes_on_8_devices.py"],
+    env={
+      **os.environ,
+      "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(_HERE.parents[1]),
+      "XLA_FLAGS": _FLAGS,
+    },
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  return json.loads(child.stdout.splitlines()[-1])
+
+
+def test_losses_do_not_depend_on_the_mesh(results):
+  assert len(results) == 8
+  one = results["one"]["losses"]
+  assert len(one) == 10 and one[-1] < one[0] - 0.2
+  for name, result in results.items():
+    np.testing.assert_allclose(result["losses"], one, rtol=1e-5, err_msg=name)
+    assert name == "one" or result["constraints"] > 10
+
+
+def test_optimizer_state_is_split_with_the_parameters(results):
+  whole = results["one"]["param_bytes"]
+  for name, parts in [
+    ("8x1x1", 1),
+    ("4x2x1", 2),
+    ("2x2x2", 4),
+    ("1x8x1", 8),
+    ("1x1x8", 8),
+  ]:
+    result = results[name]
+    # Two moments per parameter; norms are split over fsdp alone, and no
+    # parameter over data.
+    assert result["optimizer_bytes"] == 2 * result["param_bytes"]
+    assert whole / parts <= result["param_bytes"] < 2.1 * whole / parts
+  assert results["8x1x1"]["param_bytes"] == whole
+
+
+def test_slices_hold_one_block_of_the_mesh_each(results):
+  result = results["2 slices"]
+  assert result["shape"] == {"data": 2, "fsdp": 2, "sequence": 2, "tensor": 1}
+  assert result["devices"] == list(range(8))
+  assert result["rows"] == list(range(8))
+
+
+def test_microbatches_follow_from_the_batch():
+  part = partitioner.Partitioner(mesh.MeshConfig(data=1))
+  assert part.num_microbatches(12, 0) == 1
+  assert part.num_microbatches(12, 4) == 3
+  assert part.num_microbatches(12, 5) == 3  # 5 rows do not divide 12.
+  assert part.num_microbatches(12, 100) == 1
+  assert part.num_microbatches(7, 2) == 7
+  with pytest.raises(ValueError, match="rows_per_device=-1"):
+    part.num_microbatches(12, -1)
