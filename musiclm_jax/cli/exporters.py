@@ -29,8 +29,15 @@ ARTIFACT_OF_STREAM = {
 _BATCH_SIZE = 16
 
 
-def cache_streams(cache_dir: str) -> tuple[streams_lib.TokenStream, ...]:
-  """Streams of a token cache, so that a stage cannot disagree with it."""
+def cache_streams(
+  cache_dir: str | None,
+) -> tuple[streams_lib.TokenStream, ...]:
+  """Streams of a token cache, so that a stage cannot disagree with it.
+
+  Without a cache (`musiclm check`) they are the published ones.
+  """
+  if cache_dir is None:
+    return streams_lib.published()
   return token_cache.read_config(cache_dir).streams
 
 
@@ -169,6 +176,14 @@ class StageExporter:
   """
 
   cache_dir: str
+
+  def parent_fingerprints(self) -> dict[str, str]:
+    """Fingerprints of the tokenizers, by name of the artefact."""
+    cache = token_cache.read_config(self.cache_dir)
+    return {
+      ARTIFACT_OF_STREAM[name]: mark
+      for name, mark in cache.fingerprints.items()
+    }
 
   def export(
     self,

@@ -12,7 +12,7 @@ import inspect
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -211,6 +211,17 @@ class _Loader:
       if isinstance(symbol, _Macro)
     }
 
+  def leave_out(self, keys: Sequence[str], root: str) -> None:
+    """Makes bindings None and drops those that nothing reads any more."""
+    if not keys:
+      return
+    for key in keys:
+      if key in self.bindings:
+        place = self.bindings[key].place
+        self.bindings[key] = Binding(key, None, place)
+    kept = _reachable(self, root)
+    self.bindings = {k: b for k, b in self.bindings.items() if k in kept}
+
   def modules(self) -> dict[str, Any]:
     """Imported modules by the name gin files use for them."""
     modules = {}
@@ -317,6 +328,8 @@ def resolve(
   overrides: Iterable[str] = (),
   paths: Sequence[str] = (),
   root: str = "experiment.Experiment",
+  without: Sequence[str] = (),
+  fill: Mapping[str, Any] | None = None,
 ) -> Resolved:
   """Reads, checks and loads a configuration; touches no device.
 
@@ -325,6 +338,9 @@ def resolve(
     overrides: 'NAME=value' or 'module.Config.field=value' texts.
     paths: folders searched before the shipped ones.
     root: the configurable everything must be reachable from.
+    without: keys that are None in what is loaded, with all that only they
+      read; a value that only they need may be missing.
+    fill: values of required macros that nobody gave.
 
   Returns:
     The bindings with their places; gin holds them for `build`.
@@ -339,8 +355,12 @@ def resolve(
     loader.override(override)
   modules = loader.modules()
   _check_selectors(loader, modules)
-  _check_required(loader)
   _check_unused(loader, root)
+  loader.leave_out(without, root)
+  for key, value in (fill or {}).items():
+    if "gin.REQUIRED" in repr(loader.bindings.get(key)):
+      loader.bindings[key] = Binding(key, value, "filled in")
+  _check_required(loader)
   gin.clear_config()
   try:
     gin.parse_config(loader.text())

@@ -26,6 +26,7 @@ VERBS = {
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
+  "check": ("check", "compile a step for a TPU topology: fit and cost"),
   "bench": ("bench", "time the loader or the train step alone"),
   "doctor": ("doctor", "check hosts, devices, storage and clocks"),
   "launch": ("launch", "print or run the commands that start a cluster job"),

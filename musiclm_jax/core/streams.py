@@ -48,3 +48,14 @@ class TokenStream:
     if self.frame_rate_hz == 0:
       return 1
     return max(1, round(secs * self.frame_rate_hz))
+
+
+def published() -> tuple[TokenStream, ...]:
+  """The streams of MusicLM (sec. 3.1 and 4.1), for where no cache is yet."""
+  return (
+    TokenStream("mulan", codebook_size=1024, num_codebooks=12),
+    TokenStream("semantic", codebook_size=1024, frame_rate_hz=25.0),
+    TokenStream(
+      "acoustic", codebook_size=1024, num_codebooks=12, frame_rate_hz=50.0
+    ),
+  )

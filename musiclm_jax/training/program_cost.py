@@ -1,0 +1,483 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one run of a compiled TPU program costs a chip.
+
+A parsed module (`training/hlo.py`) and the mesh flow in; executed FLOPs, HBM
+bytes and collectives (by kind, mesh axes and network) flow out, and from them
+the roofline time. XLA's own `cost_analysis` counts the body of a loop once;
+here each instruction counts as often as it runs.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from musiclm_jax.partitioning import topologies
+from musiclm_jax.training import hlo
+
+COLLECTIVES = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
+# Neither read nor write memory of their own.
+_FREE = frozenset(
+  (
+    "add-dependency",
+    "after-all",
+    "async-done",
+    "async-start",
+    "async-update",
+    "bitcast",
+    "call",
+    "conditional",
+    "constant",
+    "copy-done",
+    "domain",
+    "get-tuple-element",
+    "iota",
+    "opt-barrier",
+    "parameter",
+    "partition-id",
+    "replica-id",
+    "tuple",
+    "while",
+  )
+)
+_READS_A_PART = ("dynamic-slice", "slice", "gather")
+
+
+# --- FLOPs.
+
+
+def _window(attributes: str, num_dims: int) -> list[dict[str, tuple[int, int]]]:
+  """Size, stride, padding and dilations of each spatial dimension."""
+  result = [
+    {
+      "size": (1, 1),
+      "stride": (1, 1),
+      "pad": (0, 0),
+      "lhs_dilate": (1, 1),
+      "rhs_dilate": (1, 1),
+    }
+    for _ in range(num_dims)
+  ]
+  match = re.search(r"window=\{([^}]*)\}", attributes)
+  for field in match[1].split() if match else ():
+    key, _, values = field.partition("=")
+    if key not in ("size", "stride", "pad", "lhs_dilate", "rhs_dilate"):
+      continue
+    for dim, value in enumerate(values.split("x")):
+      low, _, high = value.partition("_")
+      result[dim][key] = (int(low), int(high or low))
+  return result
+
+
+def _valid_positions(dim: dict[str, tuple[int, int]], size_in: int) -> int:
+  """Pairs of output and kernel position that meet an input element."""
+  dilate, rhs = dim["lhs_dilate"][0], dim["rhs_dilate"][0]
+  size, stride = dim["size"][0], dim["stride"][0]
+  low, high = dim["pad"]
+  dilated = (size_in - 1) * dilate + 1
+  reach = (size - 1) * rhs + 1
+  outputs = (dilated + low + high - reach) // stride + 1
+  at = (
+    np.arange(outputs)[:, None] * stride + np.arange(size)[None, :] * rhs - low
+  )
+  return int(np.sum((at >= 0) & (at < dilated) & (at % dilate == 0)))
+
+
+def _convolution_flops(visit: hlo.Visit) -> float:
+  """Products and sums of a convolution (TPU programs have no other product)."""
+  attributes = visit.instruction.attributes
+  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
+  left = visit.operand(0).arrays[0].shape
+  right = visit.operand(1).arrays[0].shape
+  dims = sorted(label for label in labels[1] if label.isdigit())
+  positions = math.prod(
+    _valid_positions(window, left[labels[1].index(label)])
+    for window, label in zip(_window(attributes, len(dims)), dims)
+  )
+  groups = re.search(r"batch_group_count=(\d+)", attributes)
+  batch = left[labels[1].index("b")] // (int(groups[1]) if groups else 1)
+  # The kernel's input features are already those of one feature group.
+  return (
+    2.0
+    * positions
+    * batch
+    * right[labels[2].index("i")]
+    * right[labels[2].index("o")]
+    * _passes(attributes)
+  )
+
+
+def _dot_flops(visit: hlo.Visit) -> float:
+  left = visit.operand(0).arrays[0].shape
+  match = re.search(
+    r"lhs_contracting_dims=\{([\d,]*)\}", visit.instruction.attributes
+  )
+  depth = math.prod(left[int(i)] for i in match[1].split(",") if i)
+  out = math.prod(visit.instruction.arrays[0].shape)
+  return 2.0 * out * depth * _passes(visit.instruction.attributes)
+
+
+def _passes(attributes: str) -> int:
+  """bfloat16 products that one product of this precision takes."""
+  if "operand_precision={highest" in attributes:
+    return 6
+  return 3 if "operand_precision={high," in attributes else 1
+
+
+def _custom_call_flops(visit: hlo.Visit) -> float:
+  match = re.search(
+    r'"cost_estimate":\{[^}]*"flops":"?(\d+)', visit.instruction.attributes
+  )
+  return float(match[1]) if match else 0.0
+
+
+def flops_of(visit: hlo.Visit) -> float:
+  """FLOPs of matrix products of one instruction, once."""
+  opcode = visit.instruction.opcode
+  if opcode == "convolution":
+    return _convolution_flops(visit)
+  if opcode == "dot":
+    return _dot_flops(visit)
+  return _custom_call_flops(visit) if opcode == "custom-call" else 0.0
+
+
+# --- HBM.
+
+
+def _fusion_bytes(visit: hlo.Visit, module: hlo.Module) -> float:
+  """Bytes a fusion moves: only the parts it reads or updates in place."""
+  body = module.computations[visit.instruction.called("calls")]
+  users: dict[str, list[hlo.Instruction]] = {}
+  parameters, root = {}, None
+  for instruction in body.values():
+    for operand in instruction.operands:
+      users.setdefault(operand, []).append(instruction)
+    if instruction.opcode == "parameter":
+      index = re.match(r"value=(\d+)", instruction.attributes)
+      parameters[int(index[1])] = instruction
+    if instruction.is_root:
+      root = instruction
+  updated = _updates(root, body)
+  total = 0.0
+  for index, name in enumerate(visit.instruction.operands):
+    whole = sum(a.hbm_bytes for a in visit.computation[name].arrays)
+    if not whole or index not in parameters:
+      continue
+    total += _read_bytes(parameters[index].name, users, updated, whole)
+  for array, update in zip(visit.instruction.arrays, updated.values()):
+    if array.in_hbm:
+      size = array.num_bytes
+      total += size if update is None else min(size, update.arrays[0].num_bytes)
+  return total
+
+
+def _updates(
+  root: hlo.Instruction, body: hlo.Computation
+) -> dict[str, hlo.Instruction | None]:
+  """Per result of a fusion, the part of it that is written; None: all."""
+  names = root.operands if root.opcode == "tuple" else (root.name,)
+  result: dict[str, hlo.Instruction | None] = {}
+  for position, name in enumerate(names):
+    instruction = body[name]
+    while instruction.opcode in ("bitcast", "copy", "convert"):
+      if instruction.operands[0] not in body:
+        break
+      instruction = body[instruction.operands[0]]
+    if instruction.opcode == "dynamic-update-slice":
+      result[instruction.name] = body[instruction.operands[1]]
+    else:
+      result[f"{name}#{position}"] = None
+  return result
+
+
+def _read_bytes(
+  name: str,
+  users: dict[str, list[hlo.Instruction]],
+  updated: dict[str, hlo.Instruction | None],
+  whole: float,
+) -> float:
+  """Bytes of a fusion's parameter that are read."""
+  total, queue = 0.0, [name]
+  while queue:
+    current = queue.pop()
+    for user in users.get(current, ()):
+      if user.opcode == "bitcast":
+        queue.append(user.name)
+      elif user.opcode in _READS_A_PART and user.operands[0] == current:
+        total += sum(array.num_bytes for array in user.arrays)
+      elif user.name in updated and user.operands[0] == current:
+        continue  # Updated in place: the rest is not touched.
+      else:
+        return whole
+  return min(total, whole)
+
+
+def hbm_bytes_of(visit: hlo.Visit, module: hlo.Module) -> float:
+  """Bytes one instruction reads from and writes to HBM, once."""
+  instruction = visit.instruction
+  opcode = instruction.opcode
+  if visit.in_fusion or opcode in _FREE or opcode.endswith("-done"):
+    return 0.0
+  if opcode == "fusion":
+    return _fusion_bytes(visit, module)
+  out = sum(array.hbm_bytes for array in instruction.arrays)
+  operands = [visit.computation[name] for name in instruction.operands]
+  sizes = [sum(a.hbm_bytes for a in operand.arrays) for operand in operands]
+  if opcode == "copy-start":
+    return instruction.arrays[0].hbm_bytes + sum(sizes)
+  if opcode in _READS_A_PART:
+    part = sum(array.num_bytes for array in instruction.arrays)
+    return out + min(sizes[0], part)
+  if opcode == "dynamic-update-slice":
+    return 2.0 * min(sizes[1] or operands[1].arrays[0].num_bytes, out)
+  if opcode == "scatter":
+    return 3.0 * sizes[-1]
+  if opcode == "custom-call":
+    return _custom_call_bytes(instruction, sizes, out)
+  if opcode.endswith("-start"):
+    # The result repeats the operands.
+    return out
+  return sum(sizes) + out
+
+
+def _custom_call_bytes(
+  instruction: hlo.Instruction, sizes: Sequence[float], out: float
+) -> float:
+  match = re.search(
+    r'"cost_estimate":\{[^}]*"bytes_accessed":"?(\d+)', instruction.attributes
+  )
+  if match:
+    return float(match[1])
+  if "AllocateBuffer" in instruction.attributes:
+    return 0.0
+  if "output_to_operand_aliasing" in instruction.attributes:
+    return 2.0 * sum(sizes[1:])
+  # A gather on the sparse cores reads what it writes, not its whole table.
+  return out + sum(min(size, out) for size in sizes)
+
+
+# --- Collectives.
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """All runs of collectives of one kind over one set of mesh axes.
+
+  Attributes:
+    kind: 'all-gather', ... .
+    axes: mesh axes, 'data+fsdp', or 'other'.
+    network: 'ici', or 'dcn' where it crosses slices.
+    count: runs in one step.
+    num_bytes: sent by a chip in one step.
+    seconds: at link speed.
+  """
+
+  kind: str
+  axes: str
+  network: str
+  count: int
+  num_bytes: float
+  seconds: float
+
+
+def _mesh_groups(text: str, num_devices: int) -> np.ndarray:
+  """`mesh['a'=2,'b'=32] {'b'}`: groups over the named axes."""
+  sizes = {k: int(v) for k, v in re.findall(r"'([^']+)'=(\d+)", text)}
+  axes_text = text[text.index("{") :] if "{" in text else ""
+  named = re.findall(r"'([^']+)'", axes_text)
+  grid = np.arange(num_devices).reshape(list(sizes.values()))
+  order = [i for i, name in enumerate(sizes) if name not in named]
+  order += [i for i, name in enumerate(sizes) if name in named]
+  width = math.prod(sizes[name] for name in named)
+  return grid.transpose(order).reshape(-1, width)
+
+
+def groups_of(attributes: str, num_devices: int) -> np.ndarray:
+  """Devices that exchange data, `[groups, size]`; of pairs for a permute."""
+  pairs = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", attributes)
+  if pairs:
+    numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
+    return np.array(numbers).reshape(-1, 2)
+  mesh = re.search(r"replica_groups=(mesh\[[^\]]*\] *\{[^}]*\})", attributes)
+  if mesh:
+    return _mesh_groups(mesh[1], num_devices)
+  iota = re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+  )
+  if iota:
+    shape, base = ([int(n) for n in iota[i].split(",")] for i in (1, 2))
+    grid = np.arange(math.prod(base)).reshape(base)
+    if iota[3]:
+      grid = grid.transpose([int(n) for n in iota[3].split(",")])
+    return grid.reshape(shape)
+  listed = re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", attributes)
+  if listed:
+    rows = [
+      [int(n) for n in row.split(",")]
+      for row in re.findall(r"\{([\d, ]+)\}", listed[1])
+    ]
+    if len({len(row) for row in rows}) == 1:
+      return np.array(rows)
+  return np.arange(num_devices)[None]
+
+
+class Network:
+  """Where the devices of a mesh stand, and how fast they talk.
+
+  Attributes:
+    topology: chips and slices.
+    mesh: of described devices.
+  """
+
+  def __init__(self, topology: topologies.Topology, mesh):
+    """Notes coordinates and slice of each device, in the mesh's order."""
+    self.topology = topology
+    self.mesh = mesh
+    flat = list(mesh.devices.flat)
+    self._coords = np.array([device.coords for device in flat])
+    self._slices = np.array(
+      [getattr(device, "slice_index", 0) or 0 for device in flat]
+    )
+    self._axis_index = np.stack(
+      np.unravel_index(np.arange(len(flat)), mesh.devices.shape), axis=1
+    )
+
+  def axes_of(self, groups: np.ndarray) -> str:
+    """Mesh axes along which the members of a group differ."""
+    index = self._axis_index[groups[: min(len(groups), 64)]]
+    varies = (index != index[:, :1]).any(axis=(0, 1))
+    names = [n for n, moved in zip(self.mesh.axis_names, varies) if moved]
+    return "+".join(names) or "none"
+
+  def collective(
+    self, kind: str, groups: np.ndarray, num_bytes: float
+  ) -> tuple[str, float, float]:
+    """Network, bytes sent by a chip, and seconds, of one collective.
+
+    Args:
+      kind: of `COLLECTIVES`.
+      groups: `[groups, size]`.
+      num_bytes: the larger of operand and result, per chip.
+    """
+    chip, size = self.topology.chip, groups.shape[1]
+    share = (size - 1) / size
+    factor = {"all-reduce": 2 * share, "collective-permute": 1.0}
+    sent = factor.get(kind, share) * num_bytes
+    group = groups[0]
+    slices = len(set(self._slices[group]))
+    if slices == 1:
+      return "ici", sent, self._ici_seconds(kind, group, num_bytes, sent)
+    inside = size // slices
+    across = factor.get(kind, (slices - 1) / slices) * num_bytes
+    if kind == "all-reduce":
+      across = 2 * (slices - 1) / slices * num_bytes
+    seconds = across / inside / chip.dcn_bandwidth
+    return "dcn", across / inside, seconds
+
+  def _ici_seconds(
+    self, kind: str, group: np.ndarray, num_bytes: float, sent: float
+  ) -> float:
+    """Seconds on rings along each dimension of the torus a group spans."""
+    link = self.topology.chip.ici_bandwidth
+    coords = self._coords[group]
+    spans = [
+      len(set(coords[:, dim])) for dim in range(len(self.topology.shape))
+    ]
+    if kind == "collective-permute":
+      return num_bytes / link
+    # Links a chip can use at once; a row without wrap-around has one.
+    links = sum(
+      2 if size == 2 or self._wraps(dim, size) else 1
+      for dim, size in enumerate(spans)
+      if size > 1
+    )
+    if kind.endswith("all-to-all"):
+      return num_bytes * max(spans) / 4 / (max(links, 1) * link)
+    return sent / (max(links, 1) * link)
+
+  def _wraps(self, dim: int, size: int) -> bool:
+    whole = self.topology.shape[dim]
+    return size == whole and whole % self.topology.chip.wrap == 0
+
+
+def _collective_kind(opcode: str) -> str | None:
+  kind = opcode.removesuffix("-start")
+  return kind if kind in COLLECTIVES else None
+
+
+# --- All together.
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What one chip does in one step.
+
+  Attributes:
+    flops: of matrix products, recomputation included.
+    hbm_bytes: read and written.
+    collectives: by kind and axes.
+  """
+
+  flops: float
+  hbm_bytes: float
+  collectives: tuple[Collective, ...]
+
+  def seconds(self, chip: topologies.Chip) -> dict[str, float]:
+    """Time of each resource, were it the only one."""
+
+    def network(name: str) -> float:
+      return sum(c.seconds for c in self.collectives if c.network == name)
+
+    return {
+      "compute": self.flops / chip.peak_flops,
+      "hbm": self.hbm_bytes / chip.hbm_bandwidth,
+      "ici": network("ici"),
+      "dcn": network("dcn"),
+    }
+
+
+def analyze(module: hlo.Module, network: Network) -> Cost:
+  """Adds up what `module` costs each chip of `network`."""
+  flops = hbm_bytes = 0.0
+  found: dict[tuple[str, str, str], list[float]] = {}
+  num_devices = network.topology.num_devices
+  for visit in module.walk():
+    instruction = visit.instruction
+    flops += visit.times * flops_of(visit)
+    hbm_bytes += visit.times * hbm_bytes_of(visit, module)
+    kind = _collective_kind(instruction.opcode)
+    if kind is None:
+      continue
+    groups = groups_of(instruction.attributes, num_devices)
+    if groups.shape[1] < 2:
+      continue
+    operands = sum(
+      array.num_bytes
+      for name in instruction.operands
+      for array in visit.computation[name].arrays
+    )
+    result = sum(array.num_bytes for array in instruction.arrays)
+    if instruction.opcode.endswith("-start"):
+      result -= operands
+    where, sent, seconds = network.collective(
+      kind, groups, max(operands, result)
+    )
+    entry = found.setdefault((kind, network.axes_of(groups), where), [0, 0, 0])
+    entry[0] += visit.times
+    entry[1] += visit.times * sent
+    entry[2] += visit.times * seconds
+  collectives = tuple(
+    Collective(*key, int(count), sent, seconds)
+    for key, (count, sent, seconds) in sorted(found.items())
+  )
+  return Cost(flops, hbm_bytes, collectives)
