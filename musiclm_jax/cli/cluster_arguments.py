@@ -4,7 +4,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def run(args: argparse.Namespace, work: Callable[[], int]) -> int:
+def run(
+  args: argparse.Namespace,
+  work: Callable[[], int],
+  command: Sequence[str] | None = None,
+) -> int:
   """Runs `work` as this process' part of the job the options describe.
 
   A process of several becomes the parent of a child that does the work
   (`training/supervisor.py`); the child does not return from here.
+
+  Args:
+    args: parsed options.
+    work: returns an exit code or raises.
+    command: starts this program again; the verb by default.
+
+  Returns:
+    The exit code.
   """
   from musiclm_jax.training import distributed, supervisor
 
@@ -61,8 +73,10 @@ def run(args: argparse.Namespace, work: Callable[[], int]) -> int:
   if cluster is None:
     return work()
   if not os.environ.get(supervisor.SUPERVISED_VARIABLE):
+    if command is None:
+      command = [sys.executable, "-m", "musiclm_jax.cli.main", *args.argv]
     return supervisor.run(
-      args.argv, cluster.process_id, cluster.coordinator_address
+      command, cluster.process_id, cluster.coordinator_address
     )
   distributed.initialize(cluster)
   code, message = _outcome(work, cluster.peer_timeout_secs)

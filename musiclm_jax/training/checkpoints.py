@@ -2,12 +2,18 @@
 """Training checkpoints through Orbax: async, sharded, atomic.
 
 The only user of orbax. A damaged newest checkpoint is named, set aside and
-skipped; the one before is used.
+skipped; the one before is used. Every process opens, saves and restores; all
+of them agree on which checkpoint is taken.
 """
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +21,21 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from musiclm_jax.core import errors
+from musiclm_jax.training import distributed
 from musiclm_jax.training import state as state_lib
 
 _ASIDE = "damaged"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+# What file systems and tensorstore say when there is no room.
+_NO_ROOM = (
+  "No space left",
+  "ENOSPC",
+  "Disk quota",
+  "EDQUOT",
+  "File too large",
+  "EFBIG",
+  "Input/output error",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +44,61 @@ class CheckpointConfig:
 
   Attributes:
     every_steps: a checkpoint every so many steps, and at the end.
-    keep: newest checkpoints kept.
+    keep: newest checkpoints of that cadence kept.
     keep_every_steps: checkpoints at multiples of this are kept for good; 0
       keeps none.
+    every_secs: a temporary checkpoint where so many seconds went by without
+      one; it goes when the next one is written. 0 writes none.
   """
 
   every_steps: int = 1000
   keep: int = 2
   keep_every_steps: int = 0
+  every_secs: float = 900.0
 
   def __post_init__(self):
     if self.every_steps < 1:
       raise ValueError(f"every_steps={self.every_steps}: expected >= 1")
     if self.keep < 1:
       raise ValueError(f"keep={self.keep}: expected >= 1")
+    if self.every_secs < 0:
+      raise ValueError(f"every_secs={self.every_secs}: expected >= 0")
+
+  def kept(self, steps: Sequence[int]) -> set[int]:
+    """Which of the checkpoints at `steps` stay: a function of their numbers.
+
+    The newest one, the newest `keep` at multiples of `every_steps`, and those
+    at multiples of `keep_every_steps`.
+    """
+    steps = sorted(steps)
+    regular = [step for step in steps if step % self.every_steps == 0]
+    stay = {*steps[-1:], *regular[-self.keep :]}
+    if self.keep_every_steps:
+      stay |= {step for step in steps if step % self.keep_every_steps == 0}
+    return stay
+
+
+@dataclasses.dataclass
+class _Retention:
+  """`CheckpointConfig.kept` as Orbax asks for it."""
+
+  config: CheckpointConfig
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    stay = self.config.kept([info.step for info in checkpoints])
+    return [info.step in stay for info in checkpoints]
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax' manager, without its own look at preemption.
+
+  It asks JAX's preemption service about old steps, from another thread and in
+  process 0 only, and so disturbs the step the processes agree on.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
 
 
 class Checkpointer:
@@ -56,35 +115,76 @@ class Checkpointer:
     self._directory = pathlib.Path(model_dir).absolute() / "checkpoints"
     self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = self._open()
+    self._last_save = time.monotonic()
 
   def _open(self) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
+    return _Manager(
       self._directory,
       # Named, so that shapes can be read before anything is restored.
       item_handlers=ocp.StandardCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=self._config.keep,
-        keep_period=self._config.keep_every_steps or None,
+        preservation_policy=_Retention(self._config),
         enable_async_checkpointing=True,
       ),
     )
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints, as process 0 sees them, in order."""
+    found = json.dumps(sorted(self._manager.all_steps()))
+    return json.loads(distributed.from_main("steps", found))
+
+  def remove_unfinished(self) -> None:
+    """Removes what killed writes left; only while nobody else writes."""
+    if distributed.is_main():
+      for path in self._directory.glob(_UNFINISHED):
+        shutil.rmtree(path, ignore_errors=True)
+    distributed.barrier("unfinished")
 
   def due(self, step: int) -> bool:
     """Whether the cadence asks for a checkpoint after `step` steps."""
     return step % self._config.every_steps == 0
 
+  def overdue(self) -> bool:
+    """Whether `every_secs` went by; every process must ask at once."""
+    if not self._config.every_secs:
+      return False
+    waited = time.monotonic() - self._last_save
+    mine = "1" if waited >= self._config.every_secs else "0"
+    return distributed.from_main("overdue", mine) == "1"
+
   def save(self, state: state_lib.TrainState, wait: bool = False) -> None:
-    """Starts writing `state`; with `wait`, returns when it is on disk."""
+    """Starts writing `state`; with `wait`, returns when it is on disk.
+
+    Raises:
+      RetryError: if there is no room, or the file system failed; what an
+        earlier save left behind on disk stays whole.
+    """
     step = int(state.step)
-    if step not in self._manager.all_steps():
-      try:
+    with self._writing(step):
+      if step not in self._manager.all_steps():
         self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
-      except OSError as error:
-        raise errors.RetryError(
-          f"could not write checkpoint {step} in {self._directory}: {error}"
-        ) from error
-    if wait:
-      self._manager.wait_until_finished()
+      if wait:
+        self._manager.wait_until_finished()
+    self._last_save = time.monotonic()
+
+  @contextlib.contextmanager
+  def _writing(self, step: int) -> Iterator[None]:
+    """Turns what goes wrong within into a sentence and exit code 42."""
+    try:
+      yield
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      text = f"{error} {error.__cause__ or ''}"
+      known = next((word for word in _NO_ROOM if word in text), "")
+      if not known and not isinstance(error, OSError):
+        raise
+      if distributed.is_main():
+        for path in self._directory.glob(_UNFINISHED):
+          shutil.rmtree(path, ignore_errors=True)
+      raise errors.RetryError(
+        f"could not write checkpoint {step} in {self._directory}: "
+        f"{known or error} ({_free_mib(self._directory)} MiB free); the "
+        f"newest whole one is {latest_step(self._directory.parent)}"
+      ) from error
 
   def restore(
     self, abstract: state_lib.TrainState
@@ -95,23 +195,30 @@ class Checkpointer:
       UserError: if a checkpoint is of a model of other sizes; it is no
         damage, and nothing is set aside.
     """
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for step in reversed(self.steps()):
       self._check_shapes(step, abstract)
-      try:
-        values = self._manager.restore(
-          step, args=ocp.args.StandardRestore(_as_dict(abstract))
-        )
+      values = self._try_restore(step, abstract)
+      if distributed.all_agree("restored", values is not None):
         return state_lib.TrainState(**values)
-      except Exception as error:  # orbax and tensorstore raise many kinds
-        first = str(error).strip().splitlines()[0][:200] if str(error) else ""
-        logging.warning(
-          "checkpoint %s is damaged and set aside (%s: %s)",
-          self._directory / str(step),
-          type(error).__name__,
-          first,
-        )
-        self._set_aside(step)
+      self._set_aside(step)
     return None
+
+  def _try_restore(
+    self, step: int, abstract: state_lib.TrainState
+  ) -> dict[str, Any] | None:
+    try:
+      return self._manager.restore(
+        step, args=ocp.args.StandardRestore(_as_dict(abstract))
+      )
+    except Exception as error:  # orbax and tensorstore raise many kinds
+      first = str(error).strip().splitlines()[0][:200] if str(error) else ""
+      logging.warning(
+        "checkpoint %s is damaged and set aside (%s: %s)",
+        self._directory / str(step),
+        type(error).__name__,
+        first,
+      )
+      return None
 
   def _check_shapes(self, step: int, abstract: state_lib.TrainState) -> None:
     try:
@@ -132,18 +239,36 @@ class Checkpointer:
   def _set_aside(self, step: int) -> None:
     self._manager.close()
     target = self._directory.parent / f"{_ASIDE}_checkpoint_{step}"
-    if jax.process_index() == 0:
+    if distributed.is_main():
       suffix = 0
       while target.exists():
         suffix += 1
         target = target.with_name(f"{_ASIDE}_checkpoint_{step}_{suffix}")
       (self._directory / str(step)).rename(target)
+    distributed.barrier("aside")
     self._manager = self._open()
+
+  def delete_after(self, step: int) -> None:
+    """Deletes checkpoints of more than `step` steps."""
+    for later in self.steps():
+      if later > step:
+        self._manager.delete(later)
+
+  def wait(self) -> None:
+    """Waits for pending writes; raises what went wrong in them."""
+    with self._writing(max(self._manager.all_steps(), default=0)):
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for pending writes."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+
+def _free_mib(directory: pathlib.Path) -> int:
+  return shutil.disk_usage(directory).free >> 20
 
 
 def latest_step(model_dir: str | os.PathLike) -> int | None:

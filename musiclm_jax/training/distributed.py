@@ -12,12 +12,16 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import socket
 import time
+import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
 
 from musiclm_jax.core import errors
 
@@ -236,6 +240,13 @@ def barrier(name: str) -> None:
     )
 
 
+def to_hosts(tree: Any) -> Any:
+  """`tree` with every array whole on every process; a collective."""
+  if not is_multi_process():
+    return tree
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def check_agreement(facts: Mapping[str, str]) -> list[str]:
   """Makes sure that all processes do the same work with the same code.
 
@@ -267,6 +278,32 @@ def check_agreement(facts: Mapping[str, str]) -> list[str]:
   if verdict["error"]:
     raise errors.UserError(verdict["error"])
   return verdict["hosts"]
+
+
+def check_shared(directory: str | os.PathLike) -> None:
+  """Makes sure that all processes see the same folder.
+
+  Raises:
+    UserError: on every process, naming those that do not.
+  """
+  if not is_multi_process():
+    return
+  name = from_main("shared", f"shared_{uuid.uuid4().hex}")
+  path = pathlib.Path(directory) / name
+  if is_main():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  barrier("shared")
+  seen = gather_text("shared_seen", str(int(path.exists())))
+  if is_main():
+    path.unlink(missing_ok=True)
+  blind = [str(index) for index, one in enumerate(seen) if one == "0"]
+  if blind:
+    refuse_together()
+    raise errors.UserError(
+      f"model_dir={directory}: process {', '.join(blind)} does not see what "
+      "process 0 writes there: use a folder that all hosts share"
+    )
 
 
 def _difference(said: list[Mapping[str, str]]) -> str:
@@ -304,6 +341,28 @@ def reported_failure() -> str:
     return _client().key_value_try_get(_FAILED)
   except jax.errors.JaxRuntimeError:
     return ""
+
+
+def say(name: str, text: str) -> None:
+  """Leaves a word for others to read, without waiting for them."""
+  if _client() is not None:
+    with contextlib.suppress(Exception):
+      _client().key_value_set(
+        f"{_PREFIX}/said/{name}/{jax.process_index()}",
+        text,
+        allow_overwrite=True,
+      )
+
+
+def said_by_all(name: str) -> dict[int, str]:
+  """The words left under `name`, by process."""
+  if _client() is None:
+    return {}
+  try:
+    found = _client().key_value_dir_get(f"{_PREFIX}/said/{name}")
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return {int(key.rsplit("/", 1)[1]): text for key, text in found}
 
 
 def poll_secs() -> float:

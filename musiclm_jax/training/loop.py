@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop, the same for every trainable.
+"""The training loop, the same for every trainable and any number of processes.
 
-Batches flow in from the data it is given; checkpoints and metrics flow out.
-Everything random is a function of (seed, step), every batch of (seed, step,
-row): a run killed at any step goes on as if it had not been.
+Batches flow in from the data it is given; checkpoints, metrics and a ledger
+flow out. Everything random is a function of (seed, step), every batch of
+(seed, step, row): a run killed at any step goes on as if it had not been.
 """
 
-import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +19,22 @@ from absl import logging
 
 from musiclm_jax.core import errors, progress, protocols, rng
 from musiclm_jax.partitioning import partitioner as partitioner_lib
-from musiclm_jax.training import checkpoints, metrics, optimizers, steps
+from musiclm_jax.training import (
+  checkpoints,
+  compile_cache,
+  distributed,
+  evaluation,
+  goodput,
+  initial_state,
+  ledger,
+  metrics,
+  optimizers,
+  preemption,
+  profiling,
+  skips,
+  steps,
+  watchdog,
+)
 from musiclm_jax.training import state as state_lib
 
 HostBatch = Mapping[str, np.ndarray]
@@ -68,121 +81,258 @@ class LoopConfig:
       raise ValueError(f"ema_decay={self.ema_decay}: expected in [0, 1)")
 
 
-class _SigtermFlag:
-  """Notes SIGTERM, so that the loop can save and stop between steps."""
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+  """What an operator chooses at each start; no part of the experiment.
 
-  def __init__(self):
-    self.raised = False
-    self._previous = None
+  Attributes:
+    rollback: after a step that is not finite, go back to the last checkpoint
+      and leave the batch out, in place of stopping.
+    max_rollbacks: to one checkpoint; then the run stops all the same.
+    profile_steps: (first, last): the steps after `first` up to `last` are
+      profiled; None profiles nothing.
+    stall_warn_secs: without progress for so long, stacks are written; 0 never.
+    stall_exit_secs: without progress for so long, the process exits with 42;
+      0 never.
+  """
 
-  def __enter__(self) -> "_SigtermFlag":
-    try:
-      self._previous = signal.signal(signal.SIGTERM, self._note)
-    except ValueError:  # not in the main thread (tests)
-      self._previous = None
-    return self
-
-  def _note(self, *unused) -> None:
-    self.raised = True
-
-  def __exit__(self, *unused) -> None:
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+  rollback: bool = False
+  max_rollbacks: int = 3
+  profile_steps: tuple[int, int] | None = None
+  stall_warn_secs: float = 300.0
+  stall_exit_secs: float = 1800.0
 
 
-def _device_batch(
-  batch: HostBatch, names: Any, partitioner: partitioner_lib.Partitioner
-) -> dict[str, jax.Array]:
-  missing = sorted(set(names) - set(batch))
-  if missing:
-    raise ValueError(
-      f"batch lacks features {missing}: it has {sorted(batch)}; does the task "
-      "fit this trainable?"
+class _Run:
+  """One start of a run: what stays the same while the state moves on.
+
+  Attributes:
+    state: the newest one.
+    reached: steps done.
+  """
+
+  def __init__(
+    self,
+    model_dir: pathlib.Path,
+    trainable: protocols.Trainable,
+    train_batches: Callable[[int], Iterator[HostBatch]],
+    eval_batches: Callable[[], Iterator[HostBatch]] | None,
+    config: LoopConfig,
+    optimizer: optimizers.OptimizerConfig,
+    partitioner: partitioner_lib.Partitioner,
+    options: RunOptions,
+    books: ledger.Ledger,
+  ):
+    self.model_dir, self.trainable = model_dir, trainable
+    self.train_batches, self.eval_batches = train_batches, eval_batches
+    self.config, self.partitioner = config, partitioner
+    self.options, self.books = options, books
+    self.names = sorted(trainable.input_shapes(config.global_batch_size))
+    self.key = rng.root_key(config.seed)
+    self.transform = optimizers.make_optimizer(optimizer)
+    self.schedule = optimizers.make_schedule(optimizer)
+    self.checkpointer = checkpoints.Checkpointer(
+      model_dir, config.checkpointing
     )
-  return partitioner.put_batch({name: batch[name] for name in names})
-
-
-def evaluate(
-  eval_step: Callable[..., Any],
-  variables: Any,
-  batches: Iterator[HostBatch],
-  names: Any,
-  partitioner: partitioner_lib.Partitioner,
-  key: jax.Array,
-  step: jax.Array,
-  num_batches: int,
-) -> tuple[dict[str, float], dict[str, jax.Array] | None]:
-  """Mean held-out metrics, and the first batch on the devices."""
-  parts, first = [], None
-  for index, host_batch in enumerate(batches):
-    if num_batches and index >= num_batches:
-      break
-    batch = _device_batch(host_batch, names, partitioner)
-    first = batch if first is None else first
-    parts.append(
-      eval_step(variables, batch, jax.random.fold_in(key, index), step)
+    self.profiler = profiling.Profiler(model_dir, options.profile_steps)
+    self.dog = watchdog.Watchdog(
+      model_dir,
+      lambda: books.current,
+      options.stall_warn_secs,
+      options.stall_exit_secs,
     )
-  return metrics.to_floats(metrics.merge(parts)), first
+    self.rollbacks: dict[int, int] = {}
+    self.state: state_lib.TrainState | None = None
+    self.writer: metrics.MetricsWriter | None = None
+    self.reached = 0
 
+  # --- The beginning.
 
-class _Pending:
-  """Metrics of steps not looked at yet, with the ids of their examples."""
-
-  def __init__(self):
-    self._items = collections.deque()
-
-  def add(
-    self, step: int, ids: Any, values: Mapping[str, protocols.Mean]
-  ) -> None:
-    self._items.append((step, ids, values))
-
-  def flush(self) -> dict[str, float]:
-    """Averages and forgets; raises FloatingPointError on a non-finite step."""
-    items, self._items = list(self._items), collections.deque()
-    for step, ids, values in items:
-      if not float(values["finite"].total):
-        bad = sorted(
-          name
-          for name, mean in values.items()
-          if not np.all(np.isfinite(np.asarray(mean.total)))
-        )
-        raise FloatingPointError(
-          f"step {step}: gradients or {bad or 'loss'} are not finite; the "
-          f"batch held examples {np.asarray(ids).tolist()}"
-        )
-    return metrics.to_floats(metrics.merge(values for _, _, values in items))
-
-
-def _warm_start(
-  trainable: protocols.Trainable,
-  state: state_lib.TrainState,
-  shardings: state_lib.TrainState,
-  batches: Iterator[HostBatch],
-  names: Any,
-  partitioner: partitioner_lib.Partitioner,
-  key: jax.Array,
-) -> state_lib.TrainState:
-  """Lets a trainable start some of its variables from the first batches."""
-  with partitioner.context():
-    fitted = trainable.warm_start(
-      state.variables,
-      (
-        _device_batch(next(batches), names, partitioner)
-        for _ in range(trainable.num_warm_start_batches)
+  def start(self) -> int:
+    """Takes the newest good checkpoint or a fresh state; returns its step."""
+    self.skipped = [one["batch"] for one in skips.read(self.model_dir)]
+    self.state, shardings = initial_state.restore_or_create(
+      self.checkpointer,
+      self.trainable,
+      self.transform,
+      self.partitioner,
+      self.config,
+      lambda: skips.without(self.train_batches, self.skipped, 0),
+    )
+    self.reached = int(self.state.step)
+    logging.info(
+      "%d parameters, mesh %s, %s step %d of %d",
+      state_lib.num_parameters(self.state.params),
+      dict(self.partitioner.mesh.shape),
+      "going on at" if self.reached else "starting at",
+      self.reached,
+      self.config.total_steps,
+    )
+    self.train_step = self.partitioner.jit(
+      steps.make_train_step(
+        self.trainable,
+        self.transform,
+        self.config.num_microbatches,
+        self.config.ema_decay,
       ),
-      rng.named(key, "warm_start"),
+      donate_argnums=0,
+      out_shardings=(shardings, None),
     )
-  variables = jax.device_put(
-    {**state.variables, **fitted},
-    {"params": shardings.params, **shardings.collections},
-  )
-  params = variables.pop("params")
-  return dataclasses.replace(
-    state,
-    params=params,
-    collections=variables,
-    ema_params=None if state.ema_params is None else params,
-  )
+    self.eval_step = self.partitioner.jit(steps.make_eval_step(self.trainable))
+    self.writer = metrics.MetricsWriter(self.model_dir, self.reached)
+    return self.reached
+
+  def open_books(self, step: int) -> None:
+    """Reports what the end of the attempt before cost; starts a new page."""
+    report = None
+    if distributed.is_main():
+      report = goodput.restart_report(self.model_dir, step, self.books.started)
+    self.books.open_attempt(step, num_processes=jax.process_count())
+    if report is not None:
+      self.books.note("restart", **dataclasses.asdict(report))
+      logging.info("%s", report)
+
+  # --- The loop.
+
+  def until_done(self, stop: preemption.Preemption) -> None:
+    """Runs the steps that are left, going back after bad ones if asked to."""
+    while True:
+      try:
+        return self.run_steps(stop)
+      except metrics.BadStepError as error:
+        self.roll_back(error)
+
+  def run_steps(self, stop: preemption.Preemption) -> None:
+    """Runs the steps that are left."""
+    pending, start_step = metrics.Pending(), self.reached
+    total = self.config.total_steps
+    self.waited_secs, self.last_log = 0.0, time.monotonic()
+    source = skips.without(self.train_batches, self.skipped, start_step)
+    with (
+      contextlib.closing(source),
+      progress.Progress(self.model_dir.name, total, start_step) as bar,
+    ):
+      for step in range(start_step, total):
+        self._step(step, source, pending, is_first=step == start_step)
+        self.reached = done = step + 1
+        last, stopping = done == total, stop.reached(done)
+        note = ""
+        if done % self.config.log_every_steps == 0 or last or stopping:
+          note = self._log(done, pending)
+        every = self.config.eval_every_steps
+        if last or (every and done % every == 0):
+          self._evaluate(done)
+        if (
+          self.checkpointer.due(done)
+          or last
+          or stopping
+          or (note and self.checkpointer.overdue())
+        ):
+          self._save(done, pending, wait=last or stopping)
+        self.books.progress(done)
+        self.dog.beat(done)
+        bar.update(1, note)
+        if stopping and not last:
+          raise errors.Preempted(f"SIGTERM: saved step {done} of {total}")
+    self.profiler.stop(self.state)
+
+  def _step(
+    self,
+    step: int,
+    source: Iterator[HostBatch],
+    pending: metrics.Pending,
+    is_first: bool,
+  ) -> None:
+    """Takes a batch and one optimizer step; waits for the batch only."""
+    self.profiler.before(step, self.state)
+    began = time.monotonic()
+    with self.books.part("data_wait"):
+      host_batch = next(source)
+    self.waited_secs += time.monotonic() - began
+    batch = evaluation.device_batch(host_batch, self.names, self.partitioner)
+    with contextlib.ExitStack() as stack:
+      if is_first:  # the call compiles
+        stack.enter_context(self.books.part("compile"))
+        stack.enter_context(compile_cache.logged("train step"))
+      self.state, values = self.train_step(self.state, batch, self.key)
+    pending.add(step + 1, host_batch.get(IDS, ()), values)
+
+  def _log(self, done: int, pending: metrics.Pending) -> str:
+    """Writes the metrics since the last time; returns a note for people."""
+    floats = pending.flush()
+    now = time.monotonic()
+    floats["learning_rate"] = float(self.schedule(done - 1))
+    floats["input_wait_fraction"] = self.waited_secs / max(
+      now - self.last_log, 1e-9
+    )
+    self.last_log, self.waited_secs = now, 0.0
+    self.writer.scalars(done, "train", floats)
+    self.books.flush(done)
+    return f"loss {floats['loss']:.4f}"
+
+  def _evaluate(self, done: int) -> None:
+    if self.eval_batches is None:
+      return
+    with self.books.part("evaluation"):
+      values, first = evaluation.evaluate(
+        self.eval_step,
+        self.state.best_variables,
+        self.eval_batches(),
+        self.names,
+        self.partitioner,
+        rng.named(self.key, "eval"),
+        self.state.step,
+        self.config.num_eval_batches,
+      )
+      self.writer.scalars(done, "heldout", values)
+      if first is not None and hasattr(self.trainable, "media"):
+        media = self.trainable.media(self.state.best_variables, first)
+        self.writer.media(done, distributed.to_hosts(media))
+
+  def _save(self, done: int, pending: metrics.Pending, wait: bool) -> None:
+    with self.books.part("checkpoint"):
+      # What is on disk is good: a rollback can rely on it.
+      pending.check()
+      self.checkpointer.save(self.state, wait)
+    self.books.flush(done)
+
+  # --- The end.
+
+  def roll_back(self, error: metrics.BadStepError) -> None:
+    """Goes back before a bad step and leaves its batch out from now on.
+
+    Raises:
+      BadStepError: `error`, if that is not wanted or was done too often.
+    """
+    before = [s for s in self.checkpointer.steps() if s < error.step]
+    good = max(before, default=0)
+    self.rollbacks[good] = self.rollbacks.get(good, 0) + 1
+    if (
+      not self.options.rollback
+      or self.rollbacks[good] > self.options.max_rollbacks
+    ):
+      # Steps that are not finite change nothing: what is saved here is good.
+      self.checkpointer.save(self.state, wait=True)
+      raise error
+    batch = skips.batch_at(error.step - 1, self.skipped)
+    logging.warning(
+      "%s; going back to step %d without batch %d", error, good, batch
+    )
+    skips.add(self.model_dir, batch, str(error))
+    self.checkpointer.wait()
+    self.checkpointer.delete_after(error.step - 1)
+    self.writer.close()
+    self.books.rewind(error.step, good, batch=batch, reason=str(error))
+    with self.books.part("init"):
+      self.start()
+
+  def close(self, error: BaseException | None) -> None:
+    """Closes files; waits for pending writes unless a peer may be gone."""
+    if self.writer is not None:
+      self.writer.close()
+    if error is None or not distributed.is_multi_process():
+      with contextlib.suppress(*(() if error is None else (Exception,))):
+        self.checkpointer.close()
 
 
 def train(
@@ -193,17 +343,24 @@ def train(
   config: LoopConfig,
   optimizer: optimizers.OptimizerConfig,
   partitioner: partitioner_lib.Partitioner,
+  options: RunOptions | None = None,
+  books: ledger.Ledger | None = None,
 ) -> state_lib.TrainState:
   """Trains to `total_steps`, from the newest good checkpoint if there is one.
 
+  Every process of a job calls it with the same arguments.
+
   Args:
-    model_dir: checkpoints, metrics and TensorBoard files go here.
+    model_dir: checkpoints, metrics and TensorBoard files go here; a folder
+      that all processes share.
     trainable: network and loss.
     train_batches: from a step, an endless iterator of this host's rows.
     eval_batches: one pass over held-out data, or None.
     config: of the run.
     optimizer: of the parameters.
     partitioner: mesh and rules.
+    options: of this start.
+    books: where the time goes, closed by the caller; its own by default.
 
   Returns:
     The final state.
@@ -212,122 +369,42 @@ def train(
     FloatingPointError: a loss or gradient is not finite; the last finite
       state is saved and the examples are named.
     Preempted: SIGTERM arrived; the state is saved.
+    RetryError: a checkpoint could not be written.
   """
-  pathlib.Path(model_dir).mkdir(parents=True, exist_ok=True)
+  model_dir = pathlib.Path(model_dir)
+  model_dir.mkdir(parents=True, exist_ok=True)
   partitioner.check_batch_size(
     config.global_batch_size // config.num_microbatches
   )
-  transform = optimizers.make_optimizer(optimizer)
-  schedule = optimizers.make_schedule(optimizer)
-  checkpointer = checkpoints.Checkpointer(model_dir, config.checkpointing)
-  key = rng.root_key(config.seed)
-  names = sorted(trainable.input_shapes(config.global_batch_size))
-
-  # --- State: restored or fresh.
-  create_args = (
+  own_books = books is None
+  if own_books:
+    books = ledger.Ledger(model_dir, distributed.is_main())
+  run = _Run(
+    model_dir,
     trainable,
-    transform,
+    train_batches,
+    eval_batches,
+    config,
+    optimizer,
     partitioner,
-    config.global_batch_size,
-    config.seed,
-    config.ema_decay > 0,
+    options or RunOptions(),
+    books,
   )
-  abstract, shardings = state_lib.create(*create_args, abstract=True)
-  state = checkpointer.restore(abstract)
-  if state is None:
-    state, _ = state_lib.create(*create_args)
-    if getattr(trainable, "num_warm_start_batches", 0):
-      first_batches = iter(train_batches(0))
-      state = _warm_start(
-        trainable, state, shardings, first_batches, names, partitioner, key
-      )
-      first_batches.close()
-  start_step = int(state.step)
-  logging.info(
-    "%d parameters, mesh %s, %s step %d of %d",
-    state_lib.num_parameters(state.params),
-    dict(partitioner.mesh.shape),
-    "going on at" if start_step else "starting at",
-    start_step,
-    config.total_steps,
-  )
-
-  # --- Compiled steps.
-  train_step = partitioner.jit(
-    steps.make_train_step(
-      trainable, transform, config.num_microbatches, config.ema_decay
-    ),
-    donate_argnums=0,
-    out_shardings=(shardings, None),
-  )
-  eval_step = partitioner.jit(steps.make_eval_step(trainable))
-  writer = metrics.MetricsWriter(model_dir, start_step)
-  name = pathlib.Path(model_dir).name
-
-  def run_eval(step: int) -> None:
-    if eval_batches is None:
-      return
-    values, first = evaluate(
-      eval_step,
-      state.best_variables,
-      eval_batches(),
-      names,
-      partitioner,
-      rng.named(key, "eval"),
-      state.step,
-      config.num_eval_batches,
-    )
-    writer.scalars(step, "heldout", values)
-    if first is not None and hasattr(trainable, "media"):
-      writer.media(step, trainable.media(state.best_variables, first))
-
-  # --- The loop.
-  pending, waited = _Pending(), 0.0
-  last_log = time.monotonic()
-  batches = train_batches(start_step) if start_step < config.total_steps else ()
-  source = iter(batches)
+  error = None
   try:
-    with (
-      _SigtermFlag() as sigterm,
-      progress.Progress(name, config.total_steps, start_step) as bar,
-    ):
-      for step in range(start_step, config.total_steps):
-        began = time.monotonic()
-        host_batch = next(source)
-        waited += time.monotonic() - began
-        batch = _device_batch(host_batch, names, partitioner)
-        state, values = train_step(state, batch, key)
-        done = step + 1
-        pending.add(done, host_batch.get(IDS, ()), values)
-
-        note = ""
-        last = done == config.total_steps
-        if done % config.log_every_steps == 0 or last or sigterm.raised:
-          floats = pending.flush()
-          now = time.monotonic()
-          floats["learning_rate"] = float(schedule(step))
-          floats["input_wait_fraction"] = waited / max(now - last_log, 1e-9)
-          last_log, waited = now, 0.0
-          writer.scalars(done, "train", floats)
-          note = f"loss {floats['loss']:.4f}"
-        if last or (
-          config.eval_every_steps and done % config.eval_every_steps == 0
-        ):
-          run_eval(done)
-        if checkpointer.due(done) or last or sigterm.raised:
-          checkpointer.save(state, wait=last or sigterm.raised)
-        bar.update(1, note)
-        if sigterm.raised and not last:
-          raise errors.Preempted(
-            f"SIGTERM: saved step {done} of {config.total_steps}"
-          )
-  except FloatingPointError:
-    # Non-finite steps changed nothing, so what is saved here is good.
-    checkpointer.save(state, wait=True)
+    with run.dog:
+      run.checkpointer.remove_unfinished()
+      run.open_books(run.start())
+      books.enter("step")
+      with preemption.Preemption() as stop:
+        run.until_done(stop)
+      books.enter("other")
+  except BaseException as caught:
+    error = caught
+    books.close(ledger.cause_of(caught), run.reached, str(caught))
     raise
   finally:
-    writer.close()
-    checkpointer.close()
-    if hasattr(source, "close"):
-      source.close()
-  return state
+    run.close(error)
+  if own_books:
+    books.close("done", config.total_steps)
+  return run.state

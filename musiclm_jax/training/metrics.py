@@ -6,6 +6,7 @@ or 'heldout') and one number per metric. On resume, lines of steps that are
 done again are dropped, so the file reads like that of an unbroken run.
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from musiclm_jax.core import protocols
+from musiclm_jax.training import distributed
 
 FILE_NAME = "metrics.jsonl"
 
@@ -38,6 +40,67 @@ def to_floats(metrics: Mapping[str, protocols.Mean]) -> dict[str, float]:
     name: float(np.asarray(m.total) / m.count) if m.count else float("nan")
     for name, m in values.items()
   }
+
+
+class BadStepError(FloatingPointError):
+  """A step whose gradients or metrics are not finite.
+
+  Attributes:
+    step: steps done with it.
+  """
+
+  def __init__(self, step: int, message: str):
+    super().__init__(message)
+    self.step = step
+
+
+class Pending:
+  """Metrics of steps not looked at yet, with the ids of their examples."""
+
+  def __init__(self):
+    self._items = collections.deque()
+    self._num_checked = 0
+
+  def add(
+    self, step: int, ids: Any, values: Mapping[str, protocols.Mean]
+  ) -> None:
+    """Keeps what a step returned; nothing is waited for."""
+    self._items.append((step, ids, values))
+
+  def check(self) -> None:
+    """Raises BadStepError for the first step that is not finite."""
+    for step, ids, values in list(self._items)[self._num_checked :]:
+      if not float(values["finite"].total):
+        raise BadStepError(step, _complaint(step, ids, values))
+    self._num_checked = len(self._items)
+
+  def flush(self) -> dict[str, float]:
+    """Checks, averages and forgets."""
+    self.check()
+    items, self._items = list(self._items), collections.deque()
+    self._num_checked = 0
+    return to_floats(merge(values for _, _, values in items))
+
+
+def _complaint(
+  step: int, ids: Any, values: Mapping[str, protocols.Mean]
+) -> str:
+  """Names the metrics that are not finite and the examples of all hosts."""
+  bad = sorted(
+    name
+    for name, mean in values.items()
+    if not np.all(np.isfinite(np.asarray(mean.total)))
+  )
+  mine = json.dumps(np.asarray(ids).tolist())
+  everyones = [
+    one
+    for text in distributed.gather_text("bad_examples", mine)
+    for one in json.loads(text)
+  ]
+  return (
+    f"step {step}: gradients or {bad or 'loss'} are not finite; the batch held "
+    f"examples {everyones}"
+  )
 
 
 class MetricsWriter:

@@ -87,13 +87,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run(argv: Sequence[str], index: int, address: str) -> int:
-  """Runs `musiclm ARGV` as a child and waits for it.
+def run(command: Sequence[str], index: int, address: str) -> int:
+  """Runs `command`, this program again, as a child and waits for it.
 
   SIGTERM is passed on. If this process is killed, so is the child (Linux).
 
   Args:
-    argv: the verb and its options.
+    command: program and arguments.
     index: number of this process in its job.
     address: of the coordinator.
 
@@ -101,7 +101,7 @@ def run(argv: Sequence[str], index: int, address: str) -> int:
     The exit code: the child's own, or 42 where a signal ended it.
   """
   child = subprocess.Popen(
-    [sys.executable, "-m", "musiclm_jax.cli.main", *argv],
+    list(command),
     env={**os.environ, SUPERVISED_VARIABLE: "1"},
     stderr=subprocess.PIPE,
     preexec_fn=_die_with_parent,
