@@ -8,7 +8,6 @@ import jax
 
 from musiclm_jax.cli import benchmarking, experiment
 from musiclm_jax.core import rng
-from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import optimizers, steps
 from musiclm_jax.training import state as state_lib
 
@@ -17,8 +16,8 @@ def run(
   built: experiment.Experiment, timing: benchmarking.Timing
 ) -> dict[str, Any]:
   """Steps and tokens per second, after one call that compiles."""
-  config = built.loop
-  partitioner = partitioner_lib.Partitioner(built.mesh)
+  partitioner = built.make_partitioner()
+  config = built.loop_on(partitioner)
   transform = optimizers.make_optimizer(built.optimizer)
   state, shardings = state_lib.create(
     built.trainable,

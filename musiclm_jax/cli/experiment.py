@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from musiclm_jax.cli import gin_config
-from musiclm_jax.core import errors, protocols, rng
+from musiclm_jax.core import errors, protocols
 from musiclm_jax.partitioning import auto_mesh
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
@@ -53,17 +53,8 @@ class Experiment:
     self, devices: Sequence[Any] | None = None
   ) -> partitioner_lib.Partitioner:
     """The mesh over `devices` (all by default)."""
-    num_parameters = 0
-    if isinstance(self.mesh, auto_mesh.AutoMeshConfig):
-      num_parameters = state_lib.num_parameters(
-        jax.eval_shape(
-          self.trainable.init,
-          rng.root_key(0),
-          self.trainable.input_shapes(1),
-        )["params"]
-      )
-    return partitioner_lib.Partitioner(
-      self.mesh, devices, num_parameters, self.loop.global_batch_size
+    return state_lib.make_partitioner(
+      self.trainable, self.mesh, self.loop.global_batch_size, devices
     )
 
   def loop_on(

@@ -220,8 +220,11 @@ def compile_train_step(
     The program, the abstract state it takes, and the mesh.
   """
   began, cpu_began = time.monotonic(), time.process_time()
-  partitioner = partitioner_lib.Partitioner(
-    setup.mesh, topologies.devices(topology)
+  partitioner = state_lib.make_partitioner(
+    setup.trainable,
+    setup.mesh,
+    setup.loop.global_batch_size,
+    topologies.devices(topology),
   )
   lowered, state = lower_train_step(setup, partitioner)
   network = program_cost.Network(topology, partitioner.mesh)

@@ -2,7 +2,7 @@
 """The training state: everything a checkpoint holds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from musiclm_jax.core import protocols, rng
-from musiclm_jax.partitioning import axes
+from musiclm_jax.partitioning import auto_mesh, axes
+from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 
 
@@ -107,6 +108,29 @@ def create(
     compiler_options=options,
   )
   return initialize(key), shardings
+
+
+def make_partitioner(
+  trainable: protocols.Trainable,
+  config: mesh_lib.MeshConfig | auto_mesh.AutoMeshConfig,
+  global_batch_size: int,
+  devices: Sequence[Any] | None = None,
+) -> partitioner_lib.Partitioner:
+  """The mesh for a trainable; sizes are chosen here if left to choose.
+
+  Args:
+    trainable: its parameters are counted, not made.
+    config: sizes, or how to choose them.
+    global_batch_size: rows of one optimizer step.
+    devices: all by default.
+  """
+  count = 0
+  if isinstance(config, auto_mesh.AutoMeshConfig):
+    abstract = jax.eval_shape(
+      trainable.init, rng.root_key(0), trainable.input_shapes(1)
+    )
+    count = num_parameters(abstract["params"])
+  return partitioner_lib.Partitioner(config, devices, count, global_batch_size)
 
 
 def num_parameters(params: Any) -> int:
