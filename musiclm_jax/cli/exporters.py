@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from musiclm_jax.core import progress, rng
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import clips, token_cache
+from musiclm_jax.layers import quantize
 from musiclm_jax.models import (
   codec_gan,
   contrastive,
@@ -42,19 +44,33 @@ def cache_streams(
 
 
 def _clip_batches(
-  corpus_dir: str, split: str, name: str
+  corpus_dir: str, split: str, name: str, num_clips: int | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-  """Waveforms `[batch, samples]` of a whole split, with their rate."""
+  """Waveforms `[batch, samples]` of (the start of) a split, with their rate."""
   reader = clips.ClipReader(corpus_dir, split)
-  with progress.Progress(name, len(reader), unit="clip") as bar:
-    for group in reader.batches(0, len(reader), _BATCH_SIZE):
+  num_clips = min(num_clips or len(reader), len(reader))
+  with progress.Progress(name, num_clips, unit="clip") as bar:
+    for group in reader.batches(0, num_clips, _BATCH_SIZE):
       yield np.stack([c.waveform for c in group]), group[0].sample_rate_hz
       bar.update(len(group))
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundStreamExporter:
-  """Freezes encoder, decoder and codebooks; the critics stay behind."""
+  """Freezes encoder, decoder and codebooks; the critics stay behind.
+
+  Attributes:
+    corpus_dir: prepared corpus, read if the codebooks are refitted.
+    num_refit_clips: clips whose frames the codebooks are refitted on; 0 keeps
+      the trained ones.
+    num_refit_iterations: of k-means, per codebook.
+    split: of the corpus.
+  """
+
+  corpus_dir: str = ""
+  num_refit_clips: int = 0
+  num_refit_iterations: int = 10
+  split: str = "train"
 
   def export(
     self,
@@ -64,13 +80,42 @@ class SoundStreamExporter:
     metadata: Mapping[str, Any],
   ) -> str:
     """Writes the artefact; returns its fingerprint."""
+    params = variables["params"]["generator"]
+    codebooks = variables["codebooks"]
+    if self.num_refit_clips:
+      codebooks = self._refit(trainable, params, codebooks)
     return tokenizers.export_soundstream(
-      directory,
-      trainable.config.codec,
-      variables["params"]["generator"],
-      variables["codebooks"],
-      metadata,
+      directory, trainable.config.codec, params, codebooks, metadata
     )
+
+  def _refit(
+    self, trainable: codec_gan.CodecGAN, params: Any, codebooks: Any
+  ) -> dict[str, Any]:
+    codec = trainable.codec
+    encode = jax.jit(
+      lambda params, waveform: codec.apply(
+        {"params": params}, waveform, method=codec.latents
+      )
+    )
+    vectors = []
+    for waveform, rate_hz in _clip_batches(
+      self.corpus_dir, self.split, "latents", self.num_refit_clips
+    ):
+      waveform = embedders.resample(
+        waveform, rate_hz, codec.config.sample_rate_hz
+      )
+      latents = embedders.in_chunks(lambda part: encode(params, part), waveform)
+      vectors.append(latents.reshape(-1, latents.shape[-1]))
+    trained = codebooks["quantizer"]
+    embed, error = quantize.refit(
+      trained["embed"],
+      np.concatenate(vectors),
+      self.num_refit_iterations,
+    )
+    logging.info(
+      "codebooks refitted; mean squared error by level %s", np.round(error, 3)
+    )
+    return {"quantizer": {**trained, "embed": embed}}
 
 
 @dataclasses.dataclass(frozen=True)
