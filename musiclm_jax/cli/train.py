@@ -26,6 +26,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--export_dir", help="freeze the result here when training is done"
   )
+  group = parser.add_argument_group("keeping watch")
+  group.add_argument(
+    "--rollback",
+    action="store_true",
+    help="after a step that is not finite go back to the last checkpoint and "
+    "leave its batch out, in place of stopping",
+  )
+  group.add_argument(
+    "--profile_steps",
+    metavar="FIRST:LAST",
+    help="profile the steps after FIRST up to LAST for TensorBoard",
+  )
+  group.add_argument(
+    "--compile_cache",
+    metavar="DIR",
+    help="keep compiled programs here (default: MODEL_DIR/compile_cache on an "
+    "accelerator, none on a CPU; '' for none)",
+  )
+  group.add_argument(
+    "--stall_warn_secs",
+    type=float,
+    default=300,
+    help="without a step for so long, write stacks (default: %(default)s; 0 "
+    "never)",
+  )
+  group.add_argument(
+    "--stall_exit_secs",
+    type=float,
+    default=1800,
+    help="without a step for so long, exit with 42 (default: %(default)s; 0 "
+    "never)",
+  )
   cluster_arguments.add_arguments(parser)
 
 
@@ -42,19 +74,59 @@ def _train(args: argparse.Namespace) -> int:
   from absl import logging
 
   from musiclm_jax.cli import experiment
-  from musiclm_jax.training import distributed
+  from musiclm_jax.training import distributed, goodput, ledger, startup
 
   logging.set_verbosity(logging.INFO)
   # Orbax notes each of its steps; warnings are enough.
   std_logging.getLogger("absl").addFilter(_is_ours)
+  books = ledger.Ledger(
+    args.model_dir, distributed.is_main(), ledger.process_start()
+  )
+  options = _options(args)
   run, resolved = experiment.load(args)
+  partitioner = run.make_partitioner()
+  startup.announce(
+    partitioner.mesh,
+    experiment.config_fingerprint(resolved),
+    run.artifact_fingerprints(),
+  )
+  distributed.check_shared(args.model_dir)
+  _enable_compile_cache(args)
   if distributed.is_main():
     experiment.record_config(args.model_dir, resolved)
-  run.train(args.model_dir)
+  run.train(args.model_dir, partitioner, options, books)
   if args.export_dir:
     mark = run.export(args.model_dir, args.export_dir)
-    print(f"{args.export_dir}: fingerprint {mark}")
+    if distributed.is_main():
+      print(f"{args.export_dir}: fingerprint {mark}")
+  books.close("done", run.loop.total_steps)
+  if distributed.is_main():
+    print(goodput.describe(goodput.summary(args.model_dir)))
   return 0
+
+
+def _options(args: argparse.Namespace):
+  from musiclm_jax.training import loop, profiling
+
+  window = args.profile_steps
+  return loop.RunOptions(
+    rollback=args.rollback,
+    profile_steps=profiling.parse_window(window) if window else None,
+    stall_warn_secs=args.stall_warn_secs,
+    stall_exit_secs=args.stall_exit_secs,
+  )
+
+
+def _enable_compile_cache(args: argparse.Namespace) -> None:
+  import jax
+
+  from musiclm_jax.training import compile_cache
+
+  directory = args.compile_cache
+  if directory is None and jax.default_backend() != "cpu":
+    directory = f"{args.model_dir}/compile_cache"
+  if directory:
+    compile_cache.enable(directory)
 
 
 def _is_ours(record) -> bool:
