@@ -60,7 +60,7 @@ def _examine(args: argparse.Namespace) -> int:
   if args.gin_file:
     from musiclm_jax.cli import experiment
 
-    mesh = experiment.load(args)[0].mesh
+    mesh = experiment.load(args)[0].make_partitioner().config
   table, hosts = cluster_doctor.examine(
     args.path,
     cluster_doctor.Limits(
