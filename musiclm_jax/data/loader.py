@@ -80,6 +80,11 @@ class Loader:
       tf.config.set_visible_devices([], "GPU")
 
   @property
+  def global_batch_size(self) -> int:
+    """Rows over all hosts."""
+    return self._batch_size
+
+  @property
   def num_train_examples(self) -> int:
     """Records of the train split, over all corpora."""
     return self._recipe.task.source.num_input_examples(self._train_split)
@@ -141,6 +146,25 @@ class Loader:
     # Weights are shares of training; evaluation reads everything once.
     yield from self._batches(split, shard, 0, False)
 
+  def train_dataset(
+    self, start_step: int = 0, host_index: int = 0, num_hosts: int = 1
+  ) -> tf.data.Dataset:
+    """What `train_batches` yields, without ids, for loops of others."""
+    shard = self._shard(host_index, num_hosts, start_step, None)
+    dataset = self._dataset(self._train_split, shard, self._seed, True)
+    return dataset.map(_without_bookkeeping)
+
+  def eval_dataset(
+    self, host_index: int = 0, num_hosts: int = 1, max_batches: int = 0
+  ) -> tf.data.Dataset:
+    """What `eval_batches` yields, without ids, for loops of others."""
+    num_batches = self.num_eval_batches()
+    if max_batches:
+      num_batches = min(num_batches, max_batches)
+    shard = self._shard(host_index, num_hosts, 0, num_batches)
+    dataset = self._dataset(self._eval_split, shard, 0, False)
+    return dataset.map(_without_bookkeeping)
+
   def describe(
     self, example_ids: Sequence[int], split: str | None = None
   ) -> list[str]:
@@ -165,9 +189,9 @@ class Loader:
       num_steps=num_steps,
     )
 
-  def _batches(
+  def _dataset(
     self, split: str, shard: sources.BatchShard, seed: int, shuffle: bool
-  ) -> Iterator[Batch]:
+  ) -> tf.data.Dataset:
     recipe = self._recipe
     dataset = recipe.task.get_dataset(
       sequence_length=None,
@@ -180,7 +204,12 @@ class Loader:
     )
     dataset = recipe.converter(dataset, recipe.feature_lengths)
     dataset = dataset.batch(shard.host_batch_size, drop_remainder=True)
-    dataset = dataset.prefetch(self._num_prefetch)
+    return dataset.prefetch(self._num_prefetch)
+
+  def _batches(
+    self, split: str, shard: sources.BatchShard, seed: int, shuffle: bool
+  ) -> Iterator[Batch]:
+    dataset = self._dataset(split, shard, seed, shuffle)
     running = _Running(dataset.as_numpy_iterator())
     _RUNNING.add(running)
     try:
@@ -190,10 +219,15 @@ class Loader:
         except StopIteration:
           return
         except tf.errors.OpError as error:
-          raise _as_user_error(error, recipe.task.name) from error
+          raise _as_user_error(error, self._recipe.task.name) from error
         yield dict(batch)
     finally:
       running.close()
+
+
+def _without_bookkeeping(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  names = (features.EXAMPLE_IDS, features.EXAMPLE_WEIGHTS)
+  return {name: x for name, x in batch.items() if name not in names}
 
 
 def _as_user_error(error: tf.errors.OpError, task: str) -> Exception:
