@@ -16,7 +16,7 @@ EPILOG = """example:
 
 _EXPERIMENT = "experiments/musiclm_{}_tiny_score_corpus.gin"
 _STAGES = ("semantic", "coarse", "fine")
-NUM_PROMPTS = 24
+NUM_PROMPTS = 45
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # was measured, and with which steps, is in docs/quickstart_results.md.
 TRAIN_STEPS = {
   "soundstream": 640,
-  "w2v_bert": 200,
+  "w2v_bert": 400,
   "mulan": 450,
   "semantic": 300,
-  "coarse": 320,
+  "coarse": 640,
   "fine": 120,
 }
 
 # Share of the codec's steps before its critics join.
-CRITICS_START = 0.88
+CRITICS_START = 0.9
 
 
 def _gin_value(value: int | pathlib.Path) -> str:
@@ -153,7 +153,8 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
         (
           *("generate", f"--bundle={root / 'bundle'}", source),
           *((f"--max_prompts={count}",) if count else ()),
-          *(f"--seconds={secs}", f"--output_dir={root / 'samples'}"),
+          *(f"--seconds={secs}", "--batch_size=15"),
+          f"--output_dir={root / 'samples'}",
         ),
         ("bundle", "prepare_prompts"),
       )
