@@ -48,17 +48,16 @@ class Result:
 
   @property
   def seconds(self) -> dict[str, float]:
-    """Time of each resource in one step; empty if it does not fit."""
-    cost = self.program.cost
-    return {} if cost is None else cost.seconds(self.topology.chip)
+    """Time of each resource in one step."""
+    return self.program.cost.seconds(self.topology.chip)
 
   @property
-  def roofline_seconds(self) -> float | None:
-    return max(self.seconds.values(), default=None)
+  def roofline_seconds(self) -> float:
+    return max(self.seconds.values())
 
   @property
-  def bound(self) -> str | None:
-    return max(self.seconds, key=self.seconds.get, default=None)
+  def bound(self) -> str:
+    return max(self.seconds, key=self.seconds.get)
 
   @property
   def model_seconds(self) -> float:
@@ -67,21 +66,18 @@ class Result:
     return self.model_flops / chips / self.topology.chip.peak_flops
 
   @property
-  def predicted_mfu(self) -> float | None:
+  def predicted_mfu(self) -> float:
     """If all resources overlap perfectly."""
-    seconds = self.roofline_seconds
-    return None if seconds is None else self.model_seconds / seconds
+    return self.model_seconds / self.roofline_seconds
 
   @property
-  def pessimistic_mfu(self) -> float | None:
+  def pessimistic_mfu(self) -> float:
     """If nothing overlaps."""
-    total = sum(self.seconds.values())
-    return self.model_seconds / total if total else None
+    return self.model_seconds / sum(self.seconds.values())
 
   @property
-  def collective_bytes(self) -> float | None:
-    cost = self.program.cost
-    return None if cost is None else sum(c.num_bytes for c in cost.collectives)
+  def collective_bytes(self) -> float:
+    return sum(entry.num_bytes for entry in self.program.cost.collectives)
 
 
 def load(args: argparse.Namespace) -> experiment.Experiment:
@@ -99,15 +95,19 @@ def load(args: argparse.Namespace) -> experiment.Experiment:
 def check(args: argparse.Namespace, topology: topologies.Topology) -> Result:
   """Compiles the train step of a command line's experiment."""
   run = load(args)
-  setup = aot.TrainSetup(run.trainable, run.loop, run.optimizer, run.mesh)
-  program, state, mesh = aot.compile_train_step(setup, topology)
-  batch_size = run.loop.global_batch_size
+  partitioner = run.make_partitioner(topologies.devices(topology))
+  loop = run.loop_on(partitioner)
+  setup = aot.TrainSetup(run.trainable, loop, run.optimizer)
+  program, state = aot.compile_train_step(
+    setup, partitioner, topology, args.whole
+  )
+  batch_size = loop.global_batch_size
   return Result(
     tuple(args.gin_file),
     topology,
-    dict(mesh.shape),
+    dict(partitioner.mesh.shape),
     batch_size,
-    run.loop.num_microbatches,
+    loop.num_microbatches,
     state_lib.num_parameters(state.params),
     model_flops.train_flops(run.trainable, batch_size),
     program,
@@ -126,7 +126,7 @@ def to_json(result: Result) -> dict[str, Any]:
     "peak_bytes": memory.peak,
     "parameters": result.parameters,
     "flops_per_step": result.model_flops,
-    "hbm_bytes_accessed": None if cost is None else cost.hbm_bytes,
+    "hbm_bytes_accessed": cost.hbm_bytes,
     "collective_bytes": result.collective_bytes,
     "bound": result.bound,
     "roofline_seconds": result.roofline_seconds,
@@ -141,15 +141,11 @@ def to_json(result: Result) -> dict[str, Any]:
     "num_microbatches": result.num_microbatches,
     "argument_bytes": memory.arguments,
     "temporary_bytes": memory.temporaries,
-    "output_bytes": memory.output,
-    "program_bytes": memory.program,
     "over_bytes": memory.over,
-    "executed_flops_per_chip": None if cost is None else cost.flops,
+    "executed_flops_per_chip": cost.flops,
     "seconds": result.seconds,
     "pessimistic_mfu": result.pessimistic_mfu,
-    "collectives": []
-    if cost is None
-    else [dataclasses.asdict(entry) for entry in cost.collectives],
+    "collectives": [dataclasses.asdict(entry) for entry in cost.collectives],
     "compile_cpu_seconds": result.program.cpu_seconds,
   }
 
@@ -178,11 +174,10 @@ def table(result: Result) -> str:
     ("parameters", f"{result.parameters:,}"),
     ("compiled in", f"{result.program.compile_seconds:.0f} s"),
   ]
-  if cost is not None:
-    rows += [
-      ("arguments", f"{_gib(memory.arguments)} per chip"),
-      ("temporaries", f"{_gib(memory.temporaries)} per chip"),
-    ]
+  rows += [
+    ("arguments", f"{_gib(memory.arguments)} per chip"),
+    ("temporaries", f"{_gib(memory.temporaries)} per chip"),
+  ]
   rows.append(
     ("peak", f"{_gib(memory.peak)} of {_gib(memory.budget)} per chip")
   )
@@ -193,9 +188,6 @@ def table(result: Result) -> str:
       f"{result.model_flops / chips / 1e12:.3f} T per chip",
     )
   )
-  if cost is None:
-    rows.append(("fits", f"NO: {_gib(memory.over)} over"))
-    return _lines(rows)
   seconds = result.seconds
   ms = {name: f"{value * 1e3:8.2f} ms" for name, value in seconds.items()}
   rows += [

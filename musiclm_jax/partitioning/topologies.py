@@ -29,6 +29,7 @@ class Chip:
     name: 'v5p', ... .
     peak_flops: bfloat16 products, per second.
     hbm_gib: memory.
+    program_gib: of it, what the compiler lets a program have.
     hbm_bandwidth: bytes per second.
     ici_bandwidth: bytes per second of one link in one direction.
     dcn_bandwidth: bytes per second of a chip's share of its host's network.
@@ -41,6 +42,7 @@ class Chip:
   name: str
   peak_flops: float
   hbm_gib: float
+  program_gib: float
   hbm_bandwidth: float
   ici_bandwidth: float
   dcn_bandwidth: float
@@ -54,10 +56,10 @@ CHIPS = {
   chip.name: chip
   for chip in (
     # DCN of v4 is not published; taken as that of v5p.
-    Chip("v4", 275e12, 32, 1228e9, 45e9, 6.25e9, 3, 2, 4, 4096),
-    Chip("v5e", 197e12, 16, 819e9, 45e9, 3.125e9, 2, 1, 16, 256),
-    Chip("v5p", 459e12, 95, 2765e9, 90e9, 6.25e9, 3, 2, 4, 6144),
-    Chip("v6e", 918e12, 32, 1640e9, 90e9, 12.5e9, 2, 1, 16, 256),
+    Chip("v4", 275e12, 32, 30.75, 1228e9, 45e9, 6.25e9, 3, 2, 4, 4096),
+    Chip("v5e", 197e12, 16, 15.75, 819e9, 45e9, 3.125e9, 2, 1, 16, 256),
+    Chip("v5p", 459e12, 95, 95.73, 2765e9, 90e9, 6.25e9, 3, 2, 4, 6144),
+    Chip("v6e", 918e12, 32, 31.24, 1640e9, 90e9, 12.5e9, 2, 1, 16, 256),
   )
 }
 
@@ -177,6 +179,8 @@ def prepare_environment() -> None:
     )
   os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+  # No device is taken, so several may compile at once.
+  os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   # Its start-up notes would bury the table.

@@ -9,37 +9,36 @@ parameter is made: shapes with shardings stand in for the state and the batch.
 import dataclasses
 import pathlib
 import re
+import shutil
 import tempfile
+import threading
 import time
 from typing import Any
 
 import jax
 
 from musiclm_jax.core import errors, protocols, rng
-from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.partitioning import topologies
 from musiclm_jax.training import hlo, loop, optimizers, program_cost, steps
 from musiclm_jax.training import state as state_lib
 
+_ASSIGNED = "after_optimizations_after_buffer_assignment.txt"
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of HBM on one chip.
+  """Bytes of HBM on one chip, as the compiler assigned them.
 
   Attributes:
     arguments: state and batch.
     temporaries: gradients, activations, buffers of collectives.
-    output: results that do not take the place of an argument.
-    program: the code.
-    peak: what the chip must hold at once.
-    budget: what it has, less what the system keeps.
+    peak: all that the chip must hold at once.
+    budget: what the compiler lets a program have.
   """
 
   arguments: int
   temporaries: int
-  output: int
-  program: int
   peak: int
   budget: int
 
@@ -54,19 +53,29 @@ class Program:
 
   Attributes:
     memory: of a chip.
-    cost: of a step, None where the program does not fit and so was not built.
+    cost: of a step.
     compile_seconds: tracing, lowering and compiling.
     cpu_seconds: processor time of the same.
   """
 
   memory: Memory
-  cost: program_cost.Cost | None
+  cost: program_cost.Cost
   compile_seconds: float
   cpu_seconds: float
 
   @property
   def fits(self) -> bool:
     return not self.memory.over
+
+
+class Stopwatch:
+  """Wall and processor seconds since it was made."""
+
+  def __init__(self):
+    self._wall, self._cpu = time.monotonic(), time.process_time()
+
+  def read(self) -> tuple[float, float]:
+    return time.monotonic() - self._wall, time.process_time() - self._cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +86,11 @@ class TrainSetup:
     trainable: network and loss.
     loop: batch, microbatches, averaging.
     optimizer: of the parameters.
-    mesh: sizes of the axes and rules.
   """
 
   trainable: protocols.Trainable
   loop: loop.LoopConfig
   optimizer: optimizers.OptimizerConfig
-  mesh: mesh_lib.MeshConfig
 
 
 def abstract_batch(
@@ -139,94 +146,131 @@ def lower_train_step(
     return traced.lower(lowering_platforms=("tpu",)), state
 
 
-def _size(text: str, unit: str) -> int:
-  scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-  return int(float(text) * scale[unit])
+class _Compilation(threading.Thread):
+  """A compilation that can be looked at while it goes on."""
+
+  def __init__(self, lowered: jax.stages.Lowered, folder: str):
+    super().__init__(daemon=True)
+    self._lowered, self._folder = lowered, pathlib.Path(folder)
+    self.error: Exception | None = None
+
+  def run(self) -> None:
+    options = {"xla_dump_to": str(self._folder), "xla_dump_hlo_as_text": True}
+    try:
+      self._lowered.compile(compiler_options=options)
+    except Exception as error:
+      self.error = error
+
+  def text(self, ending: str) -> str:
+    """The dump of the largest module whose name ends so; '' if none."""
+    paths = list(self._folder.glob(f"*{ending}"))
+    return max((path.read_text() for path in paths), key=len, default="")
+
+  def wait(self, whole: bool) -> None:
+    """Returns when memory is assigned, or (`whole`) the code is there.
+
+    Raises:
+      UserError: if the compiler fails for another reason than memory.
+    """
+    while self.is_alive():
+      # Written after the check that the program fits.
+      if not whole and list(self._folder.glob(f"*{_ASSIGNED}")):
+        return
+      self.join(0.1)
+    if self.error is None or "CompileTimeHbmOom" in str(self.error):
+      return
+    if not isinstance(self.error, jax.errors.JaxRuntimeError):
+      raise self.error
+    raise errors.UserError(
+      f"the TPU compiler fails: {str(self.error).splitlines()[0]}"
+    ) from self.error
 
 
-def _out_of_memory(error: Exception) -> tuple[int, int] | None:
-  """Bytes needed and there, from the compiler's refusal."""
-  match = re.search(
-    r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm", str(error)
-  )
-  if not match:
-    return None
-  return _size(match[1], match[2]), _size(match[3], match[4])
+def read_memory(assignment: str, report: str, budget: int) -> Memory:
+  """What the compiler's dumps say about HBM.
+
+  Args:
+    assignment: text of the buffer assignment.
+    report: text of the memory usage report.
+    budget: bytes that a program may have.
+  """
+  arguments = temporaries = 0
+  for size, rest in re.findall(
+    r"^allocation \d+: size (\d+), (.*)$", assignment, re.MULTILINE
+  ):
+    if rest.startswith("color"):
+      continue  # VMEM, SMEM, semaphores.
+    if "parameter " in rest:
+      arguments += int(size)
+    elif "preallocated-temp" in rest:
+      temporaries += int(size)
+  total = re.search(r"Memory Space: default.*\nTotal bytes: (\d+)", report)
+  peak = int(total[1]) if total else arguments + temporaries
+  return Memory(arguments, temporaries, peak, budget)
 
 
 def compile_program(
   lowered: jax.stages.Lowered,
   network: program_cost.Network,
-  began: float,
-  cpu_began: float,
+  started: Stopwatch,
+  whole: bool = False,
 ) -> Program:
   """Compiles for TPU and reads the result.
 
   Args:
     lowered: for TPU.
     network: topology and mesh.
-    began: `time.monotonic()` when tracing began.
-    cpu_began: `time.process_time()` then.
+    started: when tracing began.
+    whole: also wait for the machine code. Without it this returns when the
+      program is optimized, scheduled and given its memory, a tenth of the
+      work; the rest goes on in a thread that only the end of the process
+      stops.
 
   Raises:
     UserError: if the compiler fails for another reason than memory.
   """
-  budget = int(network.topology.chip.hbm_gib * topologies.GIB)
-
-  def spent():
-    return time.monotonic() - began, time.process_time() - cpu_began
-
-  # The text comes from a dump: where gathers run on the sparse cores, jaxlib
-  # cannot read the module back from the executable.
-  with tempfile.TemporaryDirectory(prefix="musiclm_check_") as folder:
-    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-    try:
-      compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-      sizes = _out_of_memory(error)
-      if sizes is None:
-        raise errors.UserError(
-          f"the TPU compiler fails: {str(error).splitlines()[0]}"
-        ) from error
-      used, there = sizes
-      memory = Memory(0, 0, 0, 0, used, there)
-      return Program(memory, None, *spent())
-    texts = sorted(pathlib.Path(folder).glob("*after_optimizations.txt"))
-    text = max((path.read_text() for path in texts), key=len)
-  stats = compiled.memory_analysis()
-  seconds = spent()
-  output = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  memory = Memory(
-    stats.argument_size_in_bytes,
-    stats.temp_size_in_bytes,
-    output,
-    stats.generated_code_size_in_bytes,
-    stats.argument_size_in_bytes
-    + stats.temp_size_in_bytes
-    + output
-    + stats.generated_code_size_in_bytes,
-    budget,
+  chip = network.topology.chip
+  budget = int(chip.program_gib * topologies.GIB)
+  # Everything comes from dumps: where gathers run on the sparse cores, jaxlib
+  # cannot read a module back from the executable; and what does not fit gives
+  # no executable.
+  folder = tempfile.mkdtemp(prefix="musiclm_check_")
+  try:
+    compilation = _Compilation(lowered, folder)
+    compilation.start()
+    compilation.wait(whole)
+    spent = started.read()
+    memory = read_memory(
+      compilation.text("after_optimizations-buffer-assignment.txt"),
+      compilation.text("after_optimizations-memory-usage-report.txt"),
+      budget,
+    )
+    text = compilation.text("after_optimizations.txt")
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+  return Program(
+    memory, program_cost.analyze(hlo.Module(text), network), *spent
   )
-  cost = program_cost.analyze(hlo.Module(text), network)
-  return Program(memory, cost, *seconds)
 
 
 def compile_train_step(
-  setup: TrainSetup, topology: topologies.Topology
-) -> tuple[Program, state_lib.TrainState, jax.sharding.Mesh]:
+  setup: TrainSetup,
+  partitioner: partitioner_lib.Partitioner,
+  topology: topologies.Topology,
+  whole: bool = False,
+) -> tuple[Program, state_lib.TrainState]:
   """Compiles a train step for `topology`.
 
+  Args:
+    setup: what the step is made of.
+    partitioner: over the described devices of `topology`.
+    topology: chips and slices.
+    whole: see `compile_program`.
+
   Returns:
-    The program, the abstract state it takes, and the mesh.
+    The program and the abstract state it takes.
   """
-  began, cpu_began = time.monotonic(), time.process_time()
-  partitioner = state_lib.make_partitioner(
-    setup.trainable,
-    setup.mesh,
-    setup.loop.global_batch_size,
-    topologies.devices(topology),
-  )
+  started = Stopwatch()
   lowered, state = lower_train_step(setup, partitioner)
   network = program_cost.Network(topology, partitioner.mesh)
-  program = compile_program(lowered, network, began, cpu_began)
-  return program, state, partitioner.mesh
+  return compile_program(lowered, network, started, whole), state
