@@ -128,6 +128,35 @@ def test_overfits_one_batch(model):
   assert last["gumbel_temperature"] < first["gumbel_temperature"]
 
 
+def test_kmeans_start_spreads_the_targets(model):
+  generator = np.random.default_rng(0)
+  notes = 220 * 2 ** (generator.integers(0, 24, (8, 16)) / 12)
+  phase = 2 * np.pi * np.cumsum(np.repeat(notes, 2000, axis=1), 1) / 16000
+  batches = [
+    {"waveform": part}
+    for part in np.split((0.3 * np.sin(phase)).astype(np.float32), 2)
+  ]
+  key = jax.random.key(0)
+  fresh = axes.unbox(jax.jit(model.init)(key, batches[0]))
+  started = model.warm_start(fresh, iter(batches), key)
+  loss = jax.jit(
+    lambda variables: model.loss(variables, batches[0], key, 0, False)
+  )
+
+  def perplexity(variables):
+    mean = loss(variables)[1].metrics["target_perplexity"]
+    return float(mean.total / mean.count)
+
+  assert perplexity(started) > 8.0  # of 16
+  assert perplexity(started) > 1.5 * perplexity(fresh)
+  # Nothing but the choice of codes changes.
+  for name, value in fresh["params"].items():
+    if name != "quantizer":
+      jax.tree.map(
+        np.testing.assert_array_equal, started["params"][name], value
+      )
+
+
 def test_bad_config_names_field():
   with pytest.raises(ValueError, match="gumbel_end=3"):
     masked_prediction.MaskedPredictionConfig(gumbel_end=3.0)

@@ -112,9 +112,65 @@ def test_regularizers_act_in_training_only():
   assert losses[3] > losses[0] + 0.05
 
 
+def test_chunks_of_the_loss_add_up_to_the_whole():
+  fields = {"label_smoothing": 0.2, "z_loss": 0.1}
+  results = []
+  # 8 frames of 2 levels: chunks of 3, 3 and 2 frames.
+  for loss_chunk in (0, 5):
+    model = _model(loss_chunk=loss_chunk, **fields)
+    batch = _batch(model)
+    variables = _init(model, batch)
+    results.append(
+      jax.jit(
+        jax.value_and_grad(
+          lambda v, m=model, b=batch: m.loss(v, b, jax.random.key(0), 0, True),
+          has_aux=True,
+        )
+      )(variables)
+    )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results
+  )
+
+
 def test_input_shapes_fit_a_batch():
   model = _model()
   shapes = model.input_shapes(2)
   for name, array in _batch(model).items():
     assert shapes[name].shape == array.shape
     assert shapes[name].dtype == jnp.dtype(array.dtype)
+
+
+def test_hidden_tokens_are_those_of_the_named_part():
+  conditioning = _model(conditioning_dropout_rate=0.9)
+  target = _model(target_dropout_rate=0.9)
+  batch = _batch(conditioning)
+  variables = _init(conditioning, batch)
+  start = conditioning.layout.target_start
+
+  def moved(model, changed_position):
+    """Whether logits under dropout follow a change of one input token."""
+    changed = dict(
+      batch, decoder_input_tokens=(batch["decoder_input_tokens"].copy())
+    )
+    tokens = changed["decoder_input_tokens"]
+    tokens[:, changed_position] = tokens[:, changed_position] % 3 + 2
+    return [
+      not np.array_equal(
+        model.logits(variables, batch, key),
+        model.logits(variables, changed, key),
+      )
+      for key in jax.random.split(jax.random.key(1), 8)
+    ]
+
+  assert not all(moved(conditioning, 2)) and all(moved(conditioning, start + 1))
+  assert not all(moved(target, start + 1)) and all(moved(target, 2))
+  # Evaluation hides nothing.
+  np.testing.assert_array_equal(
+    conditioning.logits(variables, batch), _model().logits(variables, batch)
+  )
+
+
+def test_bad_rates_are_named():
+  with pytest.raises(ValueError, match="target_dropout_rate=1.0"):
+    _model(target_dropout_rate=1.0)

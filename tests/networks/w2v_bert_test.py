@@ -142,6 +142,27 @@ def test_padding_does_not_leak(setup):
   assert np.abs(np.asarray(unmasked[:, :8] - whole)).max() > 1e-3
 
 
+def test_clip_normalization_ignores_level_and_padding(setup):
+  _, variables, waveform, _ = setup
+  network = w2v_bert.W2vBert(
+    dataclasses.replace(CONFIG, mel_normalization="clip")
+  )
+  # The frames below the Conformer blocks, which have their own tests.
+  frames = jax.jit(
+    lambda waveform, mask: network.apply(
+      variables, waveform, mask, method="frames"
+    )
+  )
+  loud = 0.5 * waveform / jnp.abs(waveform).max()
+  mask = jnp.broadcast_to(jnp.arange(12) < 8, (2, 12))
+  whole = frames(loud[:, : 640 * 8], jnp.ones((2, 8), bool))
+  padded = frames(loud.at[:, 640 * 8 :].set(0.0), mask)
+  np.testing.assert_allclose(padded[:, :8], whole, atol=2e-5)
+  np.testing.assert_allclose(
+    frames(0.5 * loud, mask)[:, :8], frames(loud, mask)[:, :8], atol=1e-2
+  )
+
+
 def test_rows_are_independent(setup):
   _, _, waveform, features = setup
   both = features(waveform, None)
@@ -209,8 +230,9 @@ def test_span_mask_covers_about_half():
 
 
 @pytest.mark.parametrize(
-  ("field", "value"), [("tap_layer", 3), ("code_dim", 0)]
+  ("field", "value"),
+  [("tap_layer", 3), ("code_dim", 0), ("mel_normalization", "none")],
 )
 def test_bad_config_names_field(field, value):
-  with pytest.raises(ValueError, match=f"{field}={value}"):
+  with pytest.raises(ValueError, match=f"{field}={value!r}"):
     dataclasses.replace(CONFIG, **{field: value})
