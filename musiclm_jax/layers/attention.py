@@ -8,15 +8,14 @@ values of earlier positions are kept in the 'cache' collection.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.layers import dense
+from musiclm_jax.layers import blocked_attention, dense
 from musiclm_jax.layers import positions as positions_lib
 from musiclm_jax.partitioning import axes
 
-# Large enough to vanish in a float32 softmax, and finite, so that a row with
-# no key at all gives no NaN.
-MASKED = -1e30
+MASKED = positions_lib.MASKED
 
 
 def attend(
@@ -124,20 +123,23 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, bias: jax.Array | None, positions: jax.Array
+    self,
+    x: jax.Array,
+    bias: jax.Array | blocked_attention.BlockedBias | None,
+    positions: jax.Array,
   ) -> jax.Array:
     """Attends.
 
     Args:
       x: `[batch, length, embed]`.
       bias: float32, broadcasts to `[batch, heads, length, keys]`, with the
-        mask in it; keys are the cached positions in a decode step.
+        mask in it; keys are the cached positions in a decode step. Or a
+        `BlockedBias`: blocks of the sequence are then done one by one.
       positions: int32 `[length]`, positions of `x` in the sequence.
 
     Returns:
       `[batch, length, embed]`.
     """
-    embed_dim = x.shape[-1]
     # One product for query, key and value: small decode steps are bound by
     # the number of operations.
     qkv = dense.Dense(
@@ -146,6 +148,57 @@ class SelfAttention(nn.Module):
       self.precision,
       name="qkv",
     )(x)
+    if isinstance(bias, blocked_attention.BlockedBias):
+      out = self._blocked(qkv, bias, positions)
+    else:
+      out = self._whole(qkv, bias, positions)
+    return dense.Dense(
+      (x.shape[-1],),
+      ("heads", "kv", "embed"),
+      self.precision,
+      num_in_axes=2,
+      name="out",
+    )(out)
+
+  def _blocked(
+    self,
+    qkv: jax.Array,
+    bias: blocked_attention.BlockedBias,
+    positions: jax.Array,
+  ) -> jax.Array:
+    """`[batch, length, 3, heads, kv]` to `[batch, length, heads, kv]`."""
+    names = ("batch", "length", None, "heads", "kv")
+    qkv = axes.constrain(checkpoint_name(qkv, "qkv"), names)
+    factor = self._value_mask((*qkv.shape[:2], self.num_heads), qkv.dtype)
+    if factor is not None:
+      # A product with ones for the others costs less than taking the values
+      # out of the packed array and putting them back.
+      ones = jnp.ones_like(factor)
+      qkv = qkv * jnp.stack([ones, ones, factor], axis=2)[..., None]
+    if self.rotary:
+      query, key = (
+        positions_lib.rotate(qkv[:, :, i], positions) for i in range(2)
+      )
+      qkv = jnp.stack([query, key, qkv[:, :, 2]], axis=2)
+    return blocked_attention.attend(qkv, bias)
+
+  def _value_mask(
+    self, shape: tuple[int, ...], dtype: jnp.dtype
+  ) -> jax.Array | None:
+    """Dropout of attention weights: a mask that all queries share.
+
+    That is a mask on the values, one number per position and head.
+    """
+    if not self.dropout_rate or self.deterministic:
+      return None
+    return nn.Dropout(self.dropout_rate, deterministic=False)(
+      jnp.ones(shape, dtype)
+    )
+
+  def _whole(
+    self, qkv: jax.Array, bias: jax.Array | None, positions: jax.Array
+  ) -> jax.Array:
+    """As `_blocked`, with the scores of all pairs at once."""
     query, key, value = (qkv[:, :, i] for i in range(3))
     if self.rotary:
       query = positions_lib.rotate(query, positions)
@@ -158,19 +211,10 @@ class SelfAttention(nn.Module):
     )
     if self.decode:
       key, value = self._update_cache(key, value, positions)
-    if self.dropout_rate and not self.deterministic:
-      # A weight mask shared by all queries is a mask on the values.
-      value = nn.Dropout(
-        self.dropout_rate, broadcast_dims=(-1,), deterministic=False
-      )(value)
-    out = attend(query, key, value, bias)
-    return dense.Dense(
-      (embed_dim,),
-      ("heads", "kv", "embed"),
-      self.precision,
-      num_in_axes=2,
-      name="out",
-    )(out.transpose(0, 2, 1, 3))
+    mask = self._value_mask(value.shape[:3], value.dtype)
+    if mask is not None:
+      value = value * mask[..., None]
+    return attend(query, key, value, bias).transpose(0, 2, 1, 3)
 
   def _update_cache(
     self, key: jax.Array, value: jax.Array, positions: jax.Array

@@ -13,6 +13,10 @@ import numpy as np
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.partitioning import axes
 
+# Large enough to vanish in a float32 softmax, and finite, so that a row with
+# no key at all gives no NaN.
+MASKED = -1e30
+
 
 def relative_buckets(
   relative: np.ndarray, num_buckets: int, max_distance: int, causal: bool
@@ -50,6 +54,56 @@ def relative_buckets(
   )
 
 
+def _wheel_offsets(length: int) -> np.ndarray:
+  """Offsets -length to length - 1, starting with 0 and going round."""
+  return (np.arange(2 * length) + length) % (2 * length) - length
+
+
+def toeplitz(wheel: jax.Array) -> jax.Array:
+  """Matrices that are constant along diagonals.
+
+  Made by reshaping, so that the gradient sums over diagonals and never
+  scatters length^2 elements.
+
+  Args:
+    wheel: `[..., 2 * length]`; entry d is the value at column minus row = d
+      (mod 2 * length).
+
+  Returns:
+    `[..., length, length]`.
+  """
+  *leading, size = wheel.shape
+  length = size // 2
+  # Each row of the matrix is the wheel, turned by one from the row before.
+  tiled = jnp.broadcast_to(wheel[..., None, :], (*leading, length, size))
+  tiled = tiled.reshape(*leading, length * size)
+  rows = tiled[..., : length * (size - 1)]
+  return rows.reshape(*leading, length, size - 1)[..., :length]
+
+
+def num_near_tiles(block: int, max_distance: int) -> int:
+  """Diagonals of tiles in which some key is nearer than `max_distance`."""
+  return -(-(max_distance + block - 1) // block)
+
+
+def _near_distances(block: int, num_tiles: int) -> np.ndarray:
+  """Query minus key for each entry of a near wheel, `[num_tiles, 2 block]`."""
+  return np.arange(num_tiles)[:, None] * block + _wheel_offsets(block)
+
+
+def near_mask(block: int, num_tiles: int) -> np.ndarray:
+  """The causal mask by distance within tiles near the diagonal.
+
+  Tile t holds keys of one block and queries of the t-th block after it, as
+  `[keys, queries]`: it is `toeplitz` of entry t.
+
+  Returns:
+    float32 `[1, num_tiles, 2 * block]`: 0, or `MASKED` before the query.
+  """
+  distances = _near_distances(block, num_tiles)[None]
+  return np.where(distances < 0, MASKED, 0).astype(np.float32)
+
+
 class RelativeBias(nn.Module):
   """One learned scalar per (bucket, head), shared by all layers.
 
@@ -76,25 +130,34 @@ class RelativeBias(nn.Module):
     )
 
   def _by_distance(self, relative: np.ndarray) -> jax.Array:
-    """Bias `[heads, distances]` float32 for constant distances."""
+    """Bias `[heads, ...]` float32 for constant distances `[...]`."""
     buckets = relative_buckets(
       relative, self.num_buckets, self.max_distance, self.causal
     )
-    return self.table.astype(jnp.float32)[buckets].T
+    return jnp.moveaxis(self.table.astype(jnp.float32)[buckets], -1, 0)
 
   def __call__(self, length: int) -> jax.Array:
     """Bias of a whole sequence, float32 `[heads, queries, keys]`."""
-    # Entry d of `wheel` is the bias of relative position d (mod 2 * length).
-    # Rows of the matrix are shifts of it; made by reshaping, so that the
-    # gradient sums over diagonals and never scatters length^2 elements.
-    size = 2 * length
-    relative = (np.arange(size) + length) % size - length
-    wheel = self._by_distance(relative)
-    tiled = jnp.broadcast_to(
-      wheel[:, None, :], (self.num_heads, length, size)
-    ).reshape(self.num_heads, length * size)
-    rows = tiled[:, : length * (size - 1)]
-    return rows.reshape(self.num_heads, length, size - 1)[:, :, :length]
+    return toeplitz(self._by_distance(_wheel_offsets(length)))
+
+  def near(self, block: int, num_tiles: int) -> jax.Array:
+    """Bias by distance within the causal tiles near the diagonal.
+
+    What all far keys share is taken off everywhere, which a softmax over keys
+    does not notice: beyond `num_near_tiles` tiles there is then no bias.
+
+    Args:
+      block: side of a tile.
+      num_tiles: diagonals of tiles, at least `num_near_tiles` of them or as
+        many as the sequence has.
+
+    Returns:
+      float32 `[heads, num_tiles, 2 * block]`, with the causal mask in it:
+      see `near_mask`.
+    """
+    far = self.table.astype(jnp.float32)[-1][:, None, None]
+    bias = self._by_distance(-_near_distances(block, num_tiles)) - far
+    return jnp.where(near_mask(block, num_tiles) == 0, bias, MASKED)
 
   def row(self, position: jax.Array, num_keys: int) -> jax.Array:
     """Bias of one (traced) query position, float32 `[heads, 1, keys]`."""

@@ -14,13 +14,28 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.layers import attention, dense, norm, positions
+from musiclm_jax.layers import (
+  attention,
+  blocked_attention,
+  dense,
+  norm,
+  positions,
+)
 from musiclm_jax.partitioning import axes
 
 _POSITIONS = ("t5", "rotary", "none")
-_REMAT = ("none", "full", "dots")
+_ATTENTION = ("plain", "blocked", "pallas")
+# What the backward pass keeps of each layer, beside its input: names given by
+# `checkpoint_name`. In the order of memory they need, most first.
+_KEPT = {
+  "dots": ("qkv", *blocked_attention.SAVED_NAMES, "attention_out", "mlp_in"),
+  "attention": ("qkv", *blocked_attention.SAVED_NAMES),
+  "context": blocked_attention.SAVED_NAMES,
+}
+REMAT_POLICIES = ("none", *_KEPT, "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +56,14 @@ class TransformerConfig:
     relpos_max_distance: distance at which its last bucket starts.
     causal: each position sees only itself and earlier ones.
     scan_layers: scan over stacked parameters instead of unrolling.
-    remat: what the backward pass recomputes: 'none', 'full' layers, or all
-      but products with weights ('dots').
+    remat: what the backward pass recomputes: 'none'; all but products with
+      weights and attention ('dots'); the feed-forward part ('attention' is
+      kept); all but attention over keys ('context' is kept); whole layers
+      ('full').
+    attention: 'plain' holds the scores of all pairs of positions; 'blocked'
+      those of a block of queries, which saves memory where sequences are long
+      (causal stacks only); 'pallas' is the same as a TPU kernel that keeps
+      scores off the chip's main memory, where there is a TPU.
   """
 
   num_layers: int
@@ -58,6 +79,7 @@ class TransformerConfig:
   causal: bool = True
   scan_layers: bool = True
   remat: str = "none"
+  attention: str = "plain"
 
   def __post_init__(self):
     for field in ("num_layers", "embed_dim", "num_heads", "mlp_dim"):
@@ -89,8 +111,18 @@ class TransformerConfig:
         f"relpos_max_distance={self.relpos_max_distance}: expected more than "
         f"relpos_buckets / 2 = {self.relpos_buckets // 2}"
       )
-    if self.remat not in _REMAT:
-      raise ValueError(f"remat={self.remat!r}: expected one of {_REMAT}")
+    if self.remat not in REMAT_POLICIES:
+      raise ValueError(
+        f"remat={self.remat!r}: expected one of {REMAT_POLICIES}"
+      )
+    if self.attention not in _ATTENTION:
+      raise ValueError(
+        f"attention={self.attention!r}: expected one of {_ATTENTION}"
+      )
+    if self.attention != "plain" and not self.causal:
+      raise ValueError(
+        f"attention={self.attention!r}: expected 'plain', as causal=False"
+      )
 
   @property
   def kv_dim(self) -> int:
@@ -119,13 +151,13 @@ class FeedForward(nn.Module):
       hidden = dense.Dense(
         (2, config.mlp_dim), ("embed", None, "mlp"), self.precision, name="wi"
       )(x)
+      hidden = checkpoint_name(hidden, "mlp_in")
       hidden = nn.gelu(hidden[..., 0, :]) * hidden[..., 1, :]
     else:
-      hidden = nn.gelu(
-        dense.Dense(
-          (config.mlp_dim,), ("embed", "mlp"), self.precision, name="wi"
-        )(x)
-      )
+      hidden = dense.Dense(
+        (config.mlp_dim,), ("embed", "mlp"), self.precision, name="wi"
+      )(x)
+      hidden = nn.gelu(checkpoint_name(hidden, "mlp_in"))
     hidden = axes.constrain(hidden, ("batch", "length", "mlp"))
     hidden = _dropout(config, self.deterministic)(hidden)
     return dense.Dense(
@@ -158,7 +190,10 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, bias: jax.Array | None, positions: jax.Array
+    self,
+    x: jax.Array,
+    bias: jax.Array | blocked_attention.BlockedBias | None,
+    positions: jax.Array,
   ) -> tuple[jax.Array, None]:
     """Returns `[batch, length, embed]`, and None as a scan wants a pair."""
     config = self.config
@@ -175,6 +210,7 @@ class Layer(nn.Module):
       cache_length=self.cache_length,
       name="attention",
     )(hidden, bias, positions)
+    hidden = checkpoint_name(hidden, "attention_out")
     x = x + _dropout(config, self.deterministic)(hidden)
     hidden = norm.RMSNorm(self.precision, name="mlp_norm")(x)
     hidden = FeedForward(
@@ -203,6 +239,7 @@ class TransformerStack(nn.Module):
     deterministic: bool = True,
     decode: bool = False,
     cache_length: int | None = None,
+    segment_ids: jax.Array | None = None,
   ) -> jax.Array:
     """Runs the stack.
 
@@ -216,19 +253,24 @@ class TransformerStack(nn.Module):
       deterministic: no dropout; otherwise the 'dropout' random stream is read.
       decode: reads and writes the 'cache' collection.
       cache_length: positions the new cache holds (prefix and steps).
+      segment_ids: int32 `[batch, length]` from 0 on: of the sequences packed
+        into a row. Positions see only their own sequence.
 
     Returns:
       `[batch, length, embed]` in the compute dtype.
 
     Raises:
-      ValueError: if decoding is asked of a bidirectional stack or with a mask.
+      ValueError: if decoding is asked of a bidirectional stack, with a mask
+        or with packed sequences.
     """
     config = self.config
     length = x.shape[1]
-    if decode and (not config.causal or mask is not None):
+    whole = mask is None and segment_ids is None
+    if decode and not (config.causal and whole):
       raise ValueError(
-        f"causal={config.causal}, mask={'None' if mask is None else 'given'}: "
-        "decode=True expects a causal stack and no mask"
+        f"causal={config.causal}, mask={'None' if mask is None else 'given'}, "
+        f"segment_ids={'None' if segment_ids is None else 'given'}: "
+        "decode=True expects a causal stack, no mask and no segments"
       )
     x = x.astype(self.precision.compute_dtype)
     if mask is not None:
@@ -243,7 +285,12 @@ class TransformerStack(nn.Module):
     if step:
       cache_length = self._cache_length()
     query_positions = start + jnp.arange(length, dtype=jnp.int32)
-    bias = self._bias(length, mask, start if step else None, cache_length)
+    if config.attention != "plain" and not decode:
+      bias = self._blocked_bias(length, mask, segment_ids)
+    else:
+      bias = self._bias(
+        length, mask, segment_ids, start if step else None, cache_length
+      )
     x = _dropout(config, deterministic)(x)
     x = self._layers(deterministic, decode, cache_length)(
       x, bias, query_positions
@@ -262,10 +309,48 @@ class TransformerStack(nn.Module):
     ]
     return keys[0].shape[-2]
 
+  def _relative_bias(self) -> positions.RelativeBias:
+    config = self.config
+    return positions.RelativeBias(
+      config.num_heads,
+      config.relpos_buckets,
+      config.relpos_max_distance,
+      config.causal,
+      self.precision,
+      name="relative_bias",
+    )
+
+  def _blocked_bias(
+    self,
+    length: int,
+    mask: jax.Array | None,
+    segment_ids: jax.Array | None,
+  ) -> blocked_attention.BlockedBias:
+    """Position bias and masks for attention in blocks."""
+    config = self.config
+    block = blocked_attention.block_size(length)
+    learned = config.positions == "t5"
+    if learned:
+      num_tiles = min(
+        positions.num_near_tiles(block, config.relpos_max_distance),
+        -(-length // block),
+      )
+      wheel = self._relative_bias().near(block, num_tiles)
+    else:
+      wheel = jnp.asarray(positions.near_mask(block, 1))
+    if mask is not None:
+      # Padding becomes a segment that no real position is in.
+      ids = 0 if segment_ids is None else segment_ids
+      segment_ids = jnp.where(mask, ids + 1, 0)
+    return blocked_attention.BlockedBias(
+      wheel, segment_ids, learned, config.attention == "pallas"
+    )
+
   def _bias(
     self,
     length: int,
     mask: jax.Array | None,
+    segment_ids: jax.Array | None,
     position: jax.Array | None,
     num_keys: int | None,
   ) -> jax.Array | None:
@@ -274,6 +359,7 @@ class TransformerStack(nn.Module):
     Args:
       length: queries.
       mask: bool `[batch, length]` or None.
+      segment_ids: int32 `[batch, length]` or None.
       position: of the single query of a decode step; None: whole sequence.
       num_keys: cached positions of a decode step.
 
@@ -283,14 +369,7 @@ class TransformerStack(nn.Module):
     config = self.config
     bias = None
     if config.positions == "t5":
-      relative = positions.RelativeBias(
-        config.num_heads,
-        config.relpos_buckets,
-        config.relpos_max_distance,
-        config.causal,
-        self.precision,
-        name="relative_bias",
-      )
+      relative = self._relative_bias()
       if position is None:
         bias = relative(length)[None]
       else:
@@ -303,6 +382,9 @@ class TransformerStack(nn.Module):
     if mask is not None:
       real = mask[:, None, None, :]
       seen = real if seen is None else seen & real
+    if segment_ids is not None:
+      same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+      seen = same if seen is None else seen & same
     if seen is None:
       return bias
     return jnp.where(seen, 0.0 if bias is None else bias, attention.MASKED)
@@ -315,8 +397,10 @@ class TransformerStack(nn.Module):
     layer_class = Layer
     if config.remat != "none" and not decode:
       policy = None
-      if config.remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+      if config.remat in _KEPT:
+        policy = jax.checkpoint_policies.save_only_these_names(
+          *_KEPT[config.remat]
+        )
       layer_class = nn.remat(
         Layer, policy=policy, prevent_cse=not config.scan_layers
       )

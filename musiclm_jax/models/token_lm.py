@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ class TokenLMConfig:
       which teaches the stage to rely on its conditioning too.
     label_smoothing: share of the target spread over all codes.
     z_loss: weight of the squared log-partition (keeps bfloat16 logits small).
+    loss_chunk: target positions whose logits are held at a time, in float32;
+      they are then computed twice. 0 holds those of all positions.
     precision: dtypes.
   """
 
@@ -43,6 +46,7 @@ class TokenLMConfig:
   target_dropout_rate: float = 0.0
   label_smoothing: float = 0.0
   z_loss: float = 0.0
+  loss_chunk: int = 0
   precision: precision_lib.Precision = precision_lib.Precision()
 
   def __post_init__(self):
@@ -54,8 +58,9 @@ class TokenLMConfig:
     ):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected in [0, 1)")
-    if self.z_loss < 0:
-      raise ValueError(f"z_loss={self.z_loss}: expected >= 0")
+    for name in ("z_loss", "loss_chunk"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name}={getattr(self, name)}: expected >= 0")
 
   @property
   def layout(self) -> stages_lib.StageLayout:
@@ -110,6 +115,16 @@ class TokenLM:
     dropout_key: jax.Array | None = None,
   ) -> jax.Array:
     """Teacher-forced logits, float32 `[batch, frames, levels, codes]`."""
+    return self._apply("__call__", variables, batch, dropout_key)
+
+  def _apply(
+    self,
+    method: str,
+    variables: protocols.Variables,
+    batch: protocols.Batch,
+    dropout_key: jax.Array | None,
+    **arguments: Any,
+  ) -> Any:
     tokens = batch["decoder_input_tokens"]
     rngs = None
     if dropout_key is not None:
@@ -121,6 +136,27 @@ class TokenLM:
       self.layout.shapes,
       deterministic=dropout_key is None,
       rngs=rngs,
+      method=method,
+      **arguments,
+    )
+
+  def code_scores(
+    self,
+    variables: protocols.Variables,
+    batch: protocols.Batch,
+    dropout_key: jax.Array | None = None,
+  ) -> decoder_lm.CodeScores:
+    """Teacher-forced scores of the target codes, `loss_chunk` at a time."""
+    start = self.layout.target_start
+    return self._apply(
+      "code_scores",
+      variables,
+      batch,
+      dropout_key,
+      codes=self.layout.decode_target(
+        batch["decoder_target_tokens"][:, start:]
+      ),
+      chunk_frames=-(-self.config.loss_chunk // self.layout.num_target_levels),
     )
 
   def _hide(self, tokens: jax.Array, key: jax.Array) -> jax.Array:
@@ -159,20 +195,17 @@ class TokenLM:
       'accuracy' and 'cross_entropy_level_<n>'.
     """
     del step
-    logits = self.logits(
+    scores = self.code_scores(
       variables, batch, rng.named(key, "dropout") if train else None
     )
+    nats = scores.nats
     start, levels = self.layout.target_start, self.layout.num_target_levels
-    codes = self.layout.decode_target(batch["decoder_target_tokens"][:, start:])
     weights = batch["decoder_loss_weights"][:, start:].astype(jnp.float32)
-    weights = weights.reshape(codes.shape)
-    nats = decoder_lm.code_nats(logits, codes)
-    per_token = nats
-    if train:
-      per_token = self._regularized(logits, nats)
+    weights = weights.reshape(nats.shape)
+    per_token = self._regularized(scores) if train else nats
     count = weights.sum()
     total = (per_token * weights).sum()
-    correct = (logits.argmax(-1) == codes) * weights
+    correct = scores.correct * weights
     metrics = {
       "loss": protocols.Mean(total, count),
       "cross_entropy": protocols.Mean((nats * weights).sum(), count),
@@ -185,15 +218,14 @@ class TokenLM:
       )
     return total / jnp.maximum(count, 1e-6), protocols.LossOutput({}, metrics)
 
-  def _regularized(self, logits: jax.Array, nats: jax.Array) -> jax.Array:
+  def _regularized(self, scores: decoder_lm.CodeScores) -> jax.Array:
     config = self.config
-    per_token = nats
+    per_token = scores.nats
     if config.label_smoothing:
-      uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
-      per_token = nats + config.label_smoothing * (uniform - nats)
+      uniform = scores.log_sum - scores.mean_logit
+      per_token += config.label_smoothing * (uniform - scores.nats)
     if config.z_loss:
-      square = jnp.square(jax.nn.logsumexp(logits, axis=-1))
-      per_token = per_token + config.z_loss * square
+      per_token += config.z_loss * jnp.square(scores.log_sum)
     return per_token
 
 
@@ -203,6 +235,4 @@ def token_cross_entropy(
   batch: Mapping[str, jax.Array],
 ) -> jax.Array:
   """Nats of each target code, float32 `[batch, frames, levels]`."""
-  start = model.layout.target_start
-  codes = model.layout.decode_target(batch["decoder_target_tokens"][:, start:])
-  return decoder_lm.code_nats(model.logits(variables, batch), codes)
+  return model.code_scores(variables, batch).nats

@@ -12,6 +12,7 @@ last one the target's; static.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -118,6 +119,7 @@ class DecoderLM(nn.Module):
     tokens: jax.Array,
     shapes: Sequence[tuple[int, int]],
     deterministic: bool = True,
+    segment_ids: jax.Array | None = None,
   ) -> jax.Array:
     """Logits of all target positions, teacher-forced.
 
@@ -125,27 +127,71 @@ class DecoderLM(nn.Module):
       tokens: int32 `[batch, length]`, `[BOS, tokens[:-1]]`.
       shapes: (frames, levels) of each segment.
       deterministic: no dropout.
+      segment_ids: see `transformer.TransformerStack`.
 
     Returns:
       float32 `[batch, frames, levels, codebook_size]`.
     """
+    hidden = self._target_hidden(tokens, shapes, deterministic, segment_ids)
+    return _all_logits(hidden, self.output)
+
+  def _target_hidden(
+    self,
+    tokens: jax.Array,
+    shapes: Sequence[tuple[int, int]],
+    deterministic: bool,
+    segment_ids: jax.Array | None,
+  ) -> jax.Array:
+    """Hidden states `[batch, frames, levels, embed]` of target positions."""
     frames, levels = shapes[-1]
     x = self.token_embed(tokens)
     if self.config.aligned_conditioning:
       x = _add_at_end(
         x, jnp.repeat(self._aligned(tokens, shapes), levels, axis=1)
       )
-    hidden = self.transformer(x, deterministic=deterministic)
+    hidden = self.transformer(
+      x, deterministic=deterministic, segment_ids=segment_ids
+    )
     batch, _, embed_dim = hidden.shape
     hidden = hidden[:, target_start(shapes) :]
-    hidden = hidden.reshape(batch, frames, levels, embed_dim)
-    logits = jnp.einsum(
-      "bfle,lev->bflv",
-      hidden,
-      self.output.astype(hidden.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    return axes.constrain(logits, ("batch", "frames", "codebook", "vocab"))
+    return hidden.reshape(batch, frames, levels, embed_dim)
+
+  def code_scores(
+    self,
+    tokens: jax.Array,
+    shapes: Sequence[tuple[int, int]],
+    codes: jax.Array,
+    chunk_frames: int = 0,
+    deterministic: bool = True,
+    segment_ids: jax.Array | None = None,
+  ) -> "CodeScores":
+    """What a loss needs of the logits, without all of them at once.
+
+    Args:
+      tokens: as in `__call__`.
+      shapes: as in `__call__`.
+      codes: of the target, `[batch, frames, levels]`; negative ones (padding)
+        count as code 0.
+      chunk_frames: logits of so many frames are held at a time, and computed
+        again in the backward pass; 0: of all, once.
+      deterministic: no dropout.
+      segment_ids: as in `__call__`.
+    """
+    hidden = self._target_hidden(tokens, shapes, deterministic, segment_ids)
+    frames, _ = shapes[-1]
+    if not 0 < chunk_frames < frames:
+      return _score_codes(hidden, self.output, codes)
+    # Unrolled: slices of a scan would be copies.
+    score = jax.checkpoint(_score_codes)
+    parts = [
+      score(
+        hidden[:, start : start + chunk_frames],
+        self.output,
+        codes[:, start : start + chunk_frames],
+      )
+      for start in range(0, frames, chunk_frames)
+    ]
+    return CodeScores(*(jnp.concatenate(x, axis=1) for x in zip(*parts)))
 
   def prefill(
     self, tokens: jax.Array, shapes: Sequence[tuple[int, int]]
@@ -210,6 +256,45 @@ class DecoderLM(nn.Module):
     )
 
 
+class CodeScores(NamedTuple):
+  """Of each target code, float32 `[batch, frames, levels]`.
+
+  Attributes:
+    nats: negative log-probability.
+    log_sum: log of the softmax's denominator.
+    mean_logit: mean over all codes.
+    correct: 1 where the code is the most likely one, else 0.
+  """
+
+  nats: jax.Array
+  log_sum: jax.Array
+  mean_logit: jax.Array
+  correct: jax.Array
+
+
+def _all_logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+  logits = jnp.einsum(
+    "bfle,lev->bflv",
+    hidden,
+    kernel.astype(hidden.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  return axes.constrain(logits, ("batch", "frames", "codebook", "vocab"))
+
+
+def _score_codes(
+  hidden: jax.Array, kernel: jax.Array, codes: jax.Array
+) -> CodeScores:
+  logits = _all_logits(hidden, kernel)
+  log_sum = jax.nn.logsumexp(logits, axis=-1)
+  return CodeScores(
+    log_sum - _picked(logits, codes),
+    log_sum,
+    logits.mean(-1),
+    (logits.argmax(-1) == codes).astype(jnp.float32),
+  )
+
+
 def target_start(shapes: Sequence[tuple[int, int]]) -> int:
   """Position of the first target token, from the shapes of all segments."""
   return sum(math.prod(shape) for shape in shapes[:-1])
@@ -230,7 +315,10 @@ def code_nats(logits: jax.Array, codes: jax.Array) -> jax.Array:
   Returns:
     float32 `[...]`, in nats.
   """
-  picked = jnp.take_along_axis(
-    logits, jnp.maximum(codes, 0)[..., None], axis=-1
-  )[..., 0]
-  return jax.nn.logsumexp(logits, axis=-1) - picked
+  return jax.nn.logsumexp(logits, axis=-1) - _picked(logits, codes)
+
+
+def _picked(logits: jax.Array, codes: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(logits, jnp.maximum(codes, 0)[..., None], axis=-1)[
+    ..., 0
+  ]

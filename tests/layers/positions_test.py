@@ -56,3 +56,24 @@ def test_rotary_scores_depend_on_distance_only():
 
   assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
   assert abs(score(9, 4) - score(9, 8)) > 1e-3
+
+
+def test_near_wheel_and_no_bias_beyond_give_the_same_attention():
+  module = positions.RelativeBias(2, num_buckets=8, max_distance=20)
+  length, block = 96, 16
+  table = {"params": {"table": jax.random.normal(jax.random.key(0), (8, 2))}}
+  whole = np.asarray(module.apply(table, length))
+  tiles = positions.num_near_tiles(block, 20)
+  wheel = module.apply(table, block, tiles, method="near")
+  near = np.asarray(positions.toeplitz(wheel))
+  for query in (0, 40, 95):
+    for key in range(query + 1):
+      tile = query // block - key // block
+      value = 0.0
+      if tile < tiles:
+        value = near[:, tile, key % block, query % block]
+      # Equal up to what all keys share.
+      np.testing.assert_allclose(
+        value, whole[:, query, key] - whole[:, 95, 0], atol=1e-6
+      )
+  assert (near[:, 0][:, 3, :3] == positions.MASKED).all()

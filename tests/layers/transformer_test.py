@@ -72,9 +72,11 @@ def test_scanned_equals_unrolled(positions):
   )
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_nan_padding_leaks_into_neither_output_nor_gradient(causal):
-  stack, variables, x = _setup(causal=causal)
+@pytest.mark.parametrize(
+  "causal,attention", [(True, "plain"), (False, "plain"), (True, "blocked")]
+)
+def test_nan_padding_leaks_into_neither_output_nor_gradient(causal, attention):
+  stack, variables, x = _setup(causal=causal, attention=attention)
   mask = jnp.arange(LENGTH)[None] < jnp.array([[LENGTH], [7]])
 
   def run(variables, filler):
@@ -116,16 +118,37 @@ def test_dropout_needs_a_key_and_changes_the_output():
   assert np.abs(first - other).max() > 0.1
 
 
+@pytest.mark.parametrize("positions", ["t5", "rotary"])
+@pytest.mark.parametrize("attention", ["plain", "blocked"])
+def test_packed_sequences_do_not_see_each_other(positions, attention):
+  stack, variables, x = _setup(positions=positions, attention=attention)
+  ids = jnp.broadcast_to(jnp.arange(LENGTH) >= 5, x.shape[:2]).astype(int)
+  packed = jax.jit(stack.apply)(variables, x, segment_ids=ids)
+  plain = transformer.TransformerStack(
+    dataclasses.replace(stack.config, attention="plain")
+  )
+  for part in (slice(0, 5), slice(5, LENGTH)):
+    alone = plain.apply(variables, x[:, part])
+    np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
+
+
 def test_remat_keeps_gradients():
   grads = []
-  for remat in ("none", "dots"):
-    stack, variables, x = _setup(remat=remat)
+  for remat, attention in (
+    ("none", "plain"),
+    ("dots", "plain"),
+    ("context", "blocked"),
+  ):
+    stack, variables, x = _setup(remat=remat, attention=attention)
     grads.append(
       jax.jit(
         jax.grad(lambda v, s=stack, x=x: jnp.square(s.apply(v, x)).sum())
       )(variables)
     )
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *grads)
+  for other in grads[1:]:
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grads[0], other
+    )
 
 
 def test_parameters_carry_logical_names():
@@ -158,6 +181,7 @@ def test_parameters_carry_logical_names():
     ("positions", "sinusoidal"),
     ("dropout_rate", 1.0),
     ("remat", "some"),
+    ("attention", "none"),
   ],
 )
 def test_bad_config_names_field_and_value(field, value):

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal attention that never holds the scores of a whole sequence.
+
+Packed queries, keys and values in, heads' outputs out. Blocks of queries are
+done one after the other; the backward pass computes their weights again. On
+TPU a kernel does this without leaving the chip's fast memory
+(`attention_kernel.py`), elsewhere XLA.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from musiclm_jax.layers import attention_kernel, positions
+from musiclm_jax.partitioning import axes
+
+# Names of what the backward pass needs, for checkpoint policies.
+SAVED_NAMES = ("attention_context", "attention_log_sum")
+
+
+def block_size(length: int) -> int:
+  """Side of the tiles of scores.
+
+  Args:
+    length: positions of the sequence.
+  """
+  # Larger ones compute more pairs beyond the diagonal, and compile slower.
+  return 256 if length > 128 else 128
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BlockedBias:
+  """What takes the place of a bias of all pairs.
+
+  Attributes:
+    wheel: float32 `[heads or 1, tiles, 2 * block]`, from
+      `positions.RelativeBias.near` or `positions.near_mask`.
+    segment_ids: int32 `[batch, length]` below 2^24; positions see only those
+      of the same segment. None: all are of one.
+    learned: `wheel` has heads and wants a gradient.
+    kernel: run the TPU kernel where there is a TPU and it takes the shape.
+  """
+
+  wheel: jax.Array
+  segment_ids: jax.Array | None
+  learned: bool = dataclasses.field(metadata={"static": True})
+  kernel: bool = dataclasses.field(metadata={"static": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """What is static about a call.
+
+  Attributes:
+    sizes: shapes of this device's part.
+    kernel: run the TPU kernel.
+    interpret: ... without a TPU.
+    learned: the bias has a gradient.
+  """
+
+  sizes: attention_kernel.Sizes
+  kernel: bool
+  interpret: bool
+  learned: bool
+
+
+def attend(
+  qkv: jax.Array, bias: BlockedBias, interpret: bool = False
+) -> jax.Array:
+  """Causal softmax attention with a bias by distance.
+
+  Args:
+    qkv: `[batch, length, 3, heads, kv]`: queries, keys and values.
+    bias: by distance, and masks.
+    interpret: runs the kernel, without a TPU.
+
+  Returns:
+    `[batch, length, heads, kv]` in the dtype of `qkv`.
+  """
+  # A device needs the whole length; where that is split, it takes some of the
+  # heads instead.
+  heads = ("heads", "length")
+  arguments = [qkv, bias.wheel]
+  names = [
+    ("batch", None, None, heads, None),
+    (heads if bias.learned else None, None, None),
+  ]
+  if bias.segment_ids is not None:
+    arguments.append(bias.segment_ids)
+    names.append(("batch", None))
+  run = functools.partial(
+    _on_device,
+    learned=bias.learned,
+    kernel=interpret or (bias.kernel and axes.platform() == "tpu"),
+    interpret=interpret,
+  )
+  out_names = ("batch", None, heads, None)
+  return axes.on_each_device(run, names, out_names)(*arguments)
+
+
+def _on_device(
+  qkv: jax.Array,
+  wheel: jax.Array,
+  segment_ids: jax.Array | None = None,
+  *,
+  learned: bool,
+  kernel: bool,
+  interpret: bool,
+) -> jax.Array:
+  batch, length, _, heads, kv = qkv.shape
+  sizes = attention_kernel.Sizes(
+    batch=batch,
+    length=length,
+    heads=heads,
+    kv=kv,
+    block=wheel.shape[2] // 2,
+    near=wheel.shape[1],
+  )
+  plan = _Plan(
+    sizes=sizes,
+    kernel=kernel and attention_kernel.supported(length, heads, kv),
+    interpret=interpret,
+    learned=learned,
+  )
+  out = _attend(
+    plan, qkv.reshape(batch, length, 3 * heads * kv), wheel, segment_ids
+  )
+  return out.reshape(batch, length, heads, kv)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(plan, qkv, wheel, segment_ids):
+  return _attend_forward(plan, qkv, wheel, segment_ids)[0]
+
+
+def _attend_forward(plan, qkv, wheel, segment_ids):
+  if plan.kernel:
+    out, log_sum = attention_kernel.forward(
+      qkv, wheel, segment_ids, plan.sizes, plan.interpret
+    )
+  else:
+    out, log_sum = _forward(qkv, wheel, segment_ids, plan.sizes)
+  out = checkpoint_name(out, SAVED_NAMES[0])
+  log_sum = checkpoint_name(log_sum, SAVED_NAMES[1])
+  return out, (qkv, wheel, segment_ids, out, log_sum)
+
+
+def _attend_backward(plan, saved, grad):
+  qkv, wheel, segment_ids, out, log_sum = saved
+  sizes = plan.sizes
+  # Of each weight's gradient, its mean under the weights is taken off: that
+  # is the product of output and gradient, without a pass over the keys.
+  delta = grad.astype(jnp.float32) * out.astype(jnp.float32)
+  delta = delta.reshape(sizes.batch, sizes.length, sizes.heads, sizes.kv)
+  delta = delta.sum(-1).transpose(0, 2, 1)
+  arguments = qkv, wheel, segment_ids, grad, log_sum, delta, sizes
+  if plan.kernel:
+    parts = attention_kernel.backward(
+      *arguments, with_bias=plan.learned, interpret=plan.interpret
+    )
+  else:
+    parts = _backward(*arguments, with_bias=plan.learned)
+  wheel_grad = parts[3] if plan.learned else jnp.zeros_like(wheel)
+  return jnp.concatenate(parts[:3], axis=-1), wheel_grad, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+# --- The same, by XLA.
+
+
+def _heads(x: jax.Array, sizes: attention_kernel.Sizes) -> jax.Array:
+  """`[batch, length, heads * kv]` to `[batch, heads, length, kv]`."""
+  x = x.reshape(sizes.batch, sizes.length, sizes.heads, sizes.kv)
+  return x.transpose(0, 2, 1, 3)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  """The inverse of `_heads`."""
+  batch, heads, length, kv = x.shape
+  return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * kv)
+
+
+def _split(qkv: jax.Array, sizes: attention_kernel.Sizes) -> list[jax.Array]:
+  query, key, value = (
+    _heads(part, sizes) for part in jnp.split(qkv, 3, axis=-1)
+  )
+  return [query * jnp.asarray(sizes.kv**-0.5, query.dtype), key, value]
+
+
+def _queries(i: int, sizes: attention_kernel.Sizes) -> slice:
+  return slice(i * sizes.block, min((i + 1) * sizes.block, sizes.length))
+
+
+def _block_bias(
+  tiles: jax.Array,
+  i: int,
+  segment_ids: jax.Array | None,
+  sizes: attention_kernel.Sizes,
+) -> jax.Array:
+  """Bias and masks of block i: broadcasts to `[batch, heads, queries, keys]`.
+
+  Args:
+    tiles: `[heads or 1, near, block queries, block keys]`.
+    i: block of queries.
+    segment_ids: as in `attend`.
+    sizes: shapes.
+  """
+  rows = _queries(i, sizes)
+  near = [tiles[:, d] for d in reversed(range(min(sizes.near, i + 1)))]
+  row = jnp.concatenate(near, axis=-1)
+  far = (i + 1) * sizes.block - row.shape[-1]
+  row = jnp.pad(row, ((0, 0), (0, 0), (far, 0)))
+  row = row[None, :, : rows.stop - rows.start, : rows.stop]
+  if segment_ids is None:
+    return row
+  ids = segment_ids[:, None]
+  same = ids[:, :, rows, None] == ids[:, :, None, : rows.stop]
+  return jnp.where(same, row, positions.MASKED)
+
+
+def _scores(query: jax.Array, key: jax.Array, bias: jax.Array) -> jax.Array:
+  scores = jnp.einsum(
+    "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
+  )
+  return scores + bias
+
+
+def _tiles(wheel: jax.Array) -> jax.Array:
+  return positions.toeplitz(wheel).swapaxes(-1, -2)
+
+
+def _forward(qkv, wheel, segment_ids, sizes):
+  """As `attention_kernel.forward`."""
+  query, key, value = _split(qkv, sizes)
+  tiles = _tiles(wheel)
+  outs, log_sums = [], []
+  for i in range(sizes.num_blocks):
+    rows = _queries(i, sizes)
+    bias = _block_bias(tiles, i, segment_ids, sizes)
+    scores = _scores(query[:, :, rows], key[:, :, : rows.stop], bias)
+    log_sum = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - log_sum).astype(value.dtype)
+    outs.append(
+      jnp.einsum("bhqk,bhkd->bhqd", weights, value[:, :, : rows.stop])
+    )
+    log_sums.append(log_sum[..., 0])
+  log_sum = jnp.concatenate(log_sums, axis=-1)
+  return _flat(jnp.concatenate(outs, axis=2)), log_sum
+
+
+def _backward(qkv, wheel, segment_ids, grad, log_sum, delta, sizes, with_bias):
+  """As `attention_kernel.backward`."""
+  query, key, value = _split(qkv, sizes)
+  grad = _heads(grad, sizes)
+  log_sum, delta = log_sum[..., None], delta[..., None]
+  tiles, transposed = jax.vjp(_tiles, wheel)
+  query_grads = []
+  key_grad = jnp.zeros(key.shape, jnp.float32)
+  value_grad = jnp.zeros(value.shape, jnp.float32)
+  tile_grads = jnp.zeros_like(tiles)
+  for i in range(sizes.num_blocks):
+    rows = _queries(i, sizes)
+    seen = slice(0, rows.stop)
+    bias = _block_bias(tiles, i, segment_ids, sizes)
+    scores = _scores(query[:, :, rows], key[:, :, seen], bias)
+    weights = jnp.exp(scores - log_sum[:, :, rows])
+    weights_grad = jnp.einsum(
+      "bhqd,bhkd->bhqk",
+      grad[:, :, rows],
+      value[:, :, seen],
+      preferred_element_type=jnp.float32,
+    )
+    scores_grad = weights * (weights_grad - delta[:, :, rows])
+    low = scores_grad.astype(query.dtype)
+    query_grads.append(jnp.einsum("bhqk,bhkd->bhqd", low, key[:, :, seen]))
+    key_grad = key_grad.at[:, :, seen].add(
+      jnp.einsum("bhqk,bhqd->bhkd", low, query[:, :, rows])
+    )
+    value_grad = value_grad.at[:, :, seen].add(
+      jnp.einsum(
+        "bhqk,bhqd->bhkd", weights.astype(query.dtype), grad[:, :, rows]
+      )
+    )
+    if with_bias:
+      total = scores_grad.sum(0)
+      for d in range(min(sizes.near, i + 1)):
+        keys = _queries(i - d, sizes)
+        tile = total[:, :, keys]
+        tile_grads = tile_grads.at[:, d, : tile.shape[1], : tile.shape[2]].add(
+          tile
+        )
+  scale = jnp.asarray(sizes.kv**-0.5, query.dtype)
+  query_grad = jnp.concatenate(query_grads, axis=2) * scale
+  parts = [
+    _flat(part.astype(qkv.dtype)) for part in (query_grad, key_grad, value_grad)
+  ]
+  return [*parts, transposed(tile_grads)[0]] if with_bias else parts
