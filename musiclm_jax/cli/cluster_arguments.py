@@ -71,7 +71,7 @@ def run(
       )
     )
   if cluster is None:
-    return work()
+    return _alone(work)
   if not os.environ.get(supervisor.SUPERVISED_VARIABLE):
     if command is None:
       command = [sys.executable, "-m", "musiclm_jax.cli.main", *args.argv]
@@ -91,17 +91,29 @@ def _outcome(
   work: Callable[[], int], peer_timeout_secs: int
 ) -> tuple[int, str]:
   """Exit code of `work`, and its error in one line."""
-  import jax
-
   from musiclm_jax.cli import main as main_lib
   from musiclm_jax.training import distributed
 
   try:
     return work(), ""
-  except jax.errors.JaxRuntimeError as error:
-    error = distributed.explain_collective_error(error, peer_timeout_secs)
-    return main_lib.report(error), str(error)
   except KeyboardInterrupt:
     return 130, "interrupted"
   except Exception as error:
-    return main_lib.report(error), str(error).strip().split("\n")[0]
+    if distributed.is_infrastructure(error):
+      error = distributed.explain_collective_error(error, peer_timeout_secs)
+    code = main_lib.report(error)
+    return code, str(error).strip().split("\n")[0]
+
+
+def _alone(work: Callable[[], int]) -> int:
+  """Runs `work` as a single process; a device that fails is worth a retry."""
+  from musiclm_jax.core import errors
+  from musiclm_jax.training import distributed
+
+  try:
+    return work()
+  except Exception as error:
+    if distributed.is_infrastructure(error):
+      first = str(error).strip().split("\n")[0]
+      raise errors.RetryError(f"the device runtime failed: {first}") from error
+    raise

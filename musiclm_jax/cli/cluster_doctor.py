@@ -23,7 +23,7 @@ import psutil
 
 from musiclm_jax.core import errors
 from musiclm_jax.partitioning import mesh as mesh_lib
-from musiclm_jax.training import distributed, startup
+from musiclm_jax.training import agreement, distributed, startup
 
 _GIB = 2**30
 _NUM_NAMED_HOSTS = 4
@@ -227,9 +227,9 @@ def _clock(limits: Limits) -> list[Finding]:
   """Difference of the hosts' clocks at the moment a barrier opens."""
   skew = 0.0
   if distributed.is_multi_process():
-    distributed.barrier("doctor_clock")
+    agreement.barrier("doctor_clock")
     now = time.time()
-    said = distributed.gather_text("doctor_clock", repr(now))
+    said = agreement.gather_text("doctor_clock", repr(now))
     times = [float(text) for text in said]
     skew = max(times) - min(times)
   return [
@@ -285,7 +285,7 @@ def _gather(name: str, findings: Sequence[Finding]) -> list[list[Finding]]:
   mine = json.dumps([dataclasses.asdict(one) for one in findings])
   return [
     [Finding(**one) for one in json.loads(text)]
-    for text in distributed.gather_text(name, mine)
+    for text in agreement.gather_text(name, mine)
   ]
 
 
@@ -355,8 +355,8 @@ def examine(
   Returns:
     The rows, the same on every process, and the hosts in process order.
   """
-  hosts = distributed.gather_text("doctor_host", socket.gethostname())
-  mark = distributed.from_main("doctor_mark", uuid.uuid4().hex)
+  hosts = agreement.gather_text("doctor_host", socket.gethostname())
+  mark = agreement.from_main("doctor_mark", uuid.uuid4().hex)
   names = [f".musiclm_doctor_{mark}_{index}" for index in range(len(hosts))]
   mine = names[jax.process_index()]
   local = [*_guarded("versions", _versions), *_counts(limits)]

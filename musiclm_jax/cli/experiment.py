@@ -16,6 +16,7 @@ from musiclm_jax.partitioning import auto_mesh
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import (
+  agreement,
   checkpoints,
   distributed,
   ledger,
@@ -150,13 +151,13 @@ class Experiment:
       )
     state = self.restore(model_dir)
     metadata = {"step": int(state.step), "model_dir": str(model_dir)}
-    variables = distributed.to_hosts(state.best_variables)
+    variables = agreement.to_hosts(state.best_variables)
     mark = ""
     if distributed.is_main():
       mark = self.exporter.export(
         self.trainable, variables, directory, metadata
       )
-    distributed.barrier("exported")
+    agreement.barrier("exported")
     return mark
 
 

@@ -74,7 +74,13 @@ def _train(args: argparse.Namespace) -> int:
   from absl import logging
 
   from musiclm_jax.cli import experiment
-  from musiclm_jax.training import distributed, goodput, ledger, startup
+  from musiclm_jax.training import (
+    agreement,
+    distributed,
+    goodput,
+    ledger,
+    startup,
+  )
 
   logging.set_verbosity(logging.INFO)
   # Orbax notes each of its steps; warnings are enough.
@@ -90,7 +96,7 @@ def _train(args: argparse.Namespace) -> int:
     experiment.config_fingerprint(resolved),
     run.artifact_fingerprints(),
   )
-  distributed.check_shared(args.model_dir)
+  agreement.check_shared(args.model_dir)
   _enable_compile_cache(args)
   if distributed.is_main():
     experiment.record_config(args.model_dir, resolved)

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from musiclm_jax.core import errors
-from musiclm_jax.training import distributed
+from musiclm_jax.training import agreement, distributed
 from musiclm_jax.training import state as state_lib
 
 _ASIDE = "damaged"
@@ -116,6 +116,7 @@ class Checkpointer:
     self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = self._open()
     self._last_save = time.monotonic()
+    self._newest_begun = 0
 
   def _open(self) -> ocp.CheckpointManager:
     return _Manager(
@@ -131,14 +132,14 @@ class Checkpointer:
   def steps(self) -> list[int]:
     """Steps of the checkpoints, as process 0 sees them, in order."""
     found = json.dumps(sorted(self._manager.all_steps()))
-    return json.loads(distributed.from_main("steps", found))
+    return json.loads(agreement.from_main("steps", found))
 
   def remove_unfinished(self) -> None:
     """Removes what killed writes left; only while nobody else writes."""
     if distributed.is_main():
       for path in self._directory.glob(_UNFINISHED):
         shutil.rmtree(path, ignore_errors=True)
-    distributed.barrier("unfinished")
+    agreement.barrier("unfinished")
 
   def due(self, step: int) -> bool:
     """Whether the cadence asks for a checkpoint after `step` steps."""
@@ -150,7 +151,7 @@ class Checkpointer:
       return False
     waited = time.monotonic() - self._last_save
     mine = "1" if waited >= self._config.every_secs else "0"
-    return distributed.from_main("overdue", mine) == "1"
+    return agreement.from_main("overdue", mine) == "1"
 
   def save(self, state: state_lib.TrainState, wait: bool = False) -> None:
     """Starts writing `state`; with `wait`, returns when it is on disk.
@@ -160,15 +161,18 @@ class Checkpointer:
         earlier save left behind on disk stays whole.
     """
     step = int(state.step)
-    with self._writing(step):
+    with self._writing():
       if step not in self._manager.all_steps():
+        # Orbax waits too, but an error would then seem to be of this one.
+        self._manager.wait_until_finished()
+        self._newest_begun = step
         self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)))
       if wait:
         self._manager.wait_until_finished()
     self._last_save = time.monotonic()
 
   @contextlib.contextmanager
-  def _writing(self, step: int) -> Iterator[None]:
+  def _writing(self) -> Iterator[None]:
     """Turns what goes wrong within into a sentence and exit code 42."""
     try:
       yield
@@ -181,7 +185,8 @@ class Checkpointer:
         for path in self._directory.glob(_UNFINISHED):
           shutil.rmtree(path, ignore_errors=True)
       raise errors.RetryError(
-        f"could not write checkpoint {step} in {self._directory}: "
+        f"could not write checkpoint {self._newest_begun} in "
+        f"{self._directory}: "
         f"{known or error} ({_free_mib(self._directory)} MiB free); the "
         f"newest whole one is {latest_step(self._directory.parent)}"
       ) from error
@@ -197,15 +202,16 @@ class Checkpointer:
     """
     for step in reversed(self.steps()):
       self._check_shapes(step, abstract)
-      values = self._try_restore(step, abstract)
-      if distributed.all_agree("restored", values is not None):
+      values = self.try_restore(step, abstract)
+      if agreement.all_agree("restored", values is not None):
         return state_lib.TrainState(**values)
       self._set_aside(step)
     return None
 
-  def _try_restore(
+  def try_restore(
     self, step: int, abstract: state_lib.TrainState
   ) -> dict[str, Any] | None:
+    """The values of one checkpoint; None, and a warning, if it is damaged."""
     try:
       return self._manager.restore(
         step, args=ocp.args.StandardRestore(_as_dict(abstract))
@@ -245,7 +251,7 @@ class Checkpointer:
         suffix += 1
         target = target.with_name(f"{_ASIDE}_checkpoint_{step}_{suffix}")
       (self._directory / str(step)).rename(target)
-    distributed.barrier("aside")
+    agreement.barrier("aside")
     self._manager = self._open()
 
   def delete_after(self, step: int) -> None:
@@ -256,7 +262,7 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Waits for pending writes; raises what went wrong in them."""
-    with self._writing(max(self._manager.all_steps(), default=0)):
+    with self._writing():
       self._manager.wait_until_finished()
 
   def close(self) -> None:

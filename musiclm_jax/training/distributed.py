@@ -2,36 +2,26 @@
 """Several processes as one job: who is there, and do they agree.
 
 Built on JAX's own runtime: `jax.distributed` starts the coordination service
-in process 0, and its key-value store carries the few words that hosts say to
-each other outside of collectives. JAX ends a process by SIGABRT when a peer
-is lost; `supervisor.py` turns that into a sentence and an exit code.
+in process 0. JAX ends a process by SIGABRT when a peer is lost;
+`supervisor.py` turns that into a sentence and an exit code. What processes
+tell each other is in `agreement.py`.
 """
 
 import contextlib
 import dataclasses
 import functools
-import json
 import os
-import pathlib
-import socket
+import re
 import time
-import uuid
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from musiclm_jax.core import errors
 
-_PREFIX = "musiclm"
-_FAILED = f"{_PREFIX}/failed"
-# Longer than anything a healthy host keeps another waiting for; a host that
-# dies meanwhile is noticed by its heartbeats.
-_WAIT_SECS = 4 * 3600
-# Old answers of process 0 are deleted this many questions later.
-_KEPT_ANSWERS = 64
+PREFIX = "musiclm"
+_FAILED = f"{PREFIX}/failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +144,8 @@ def initialize(config: ClusterConfig) -> None:
       _jax.get_distributed_runtime_service = make_service
 
 
-def _client():
+def client() -> Any:
+  """JAX's client of the coordination service; None without several."""
   from jax._src import distributed
 
   return distributed.global_state.client
@@ -162,7 +153,7 @@ def _client():
 
 def is_multi_process() -> bool:
   """Whether this job has more than one process."""
-  return _client() is not None and jax.process_count() > 1
+  return client() is not None and jax.process_count() > 1
 
 
 def is_main() -> bool:
@@ -170,199 +161,23 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
-_asked: dict[str, int] = {}
-
-
-def _number(name: str) -> int:
-  """How often `name` was asked; all processes ask in the same order."""
-  _asked[name] = _asked.get(name, 0) + 1
-  return _asked[name]
-
-
-def _wait_for(key: str, what: str) -> str:
-  try:
-    return _client().blocking_key_value_get(key, _WAIT_SECS * 1000)
-  except jax.errors.JaxRuntimeError as error:
-    raise errors.RetryError(f"{what}: {str(error).splitlines()[0]}") from error
-
-
-def gather_text(name: str, text: str) -> list[str]:
-  """What every process says about `name`, in their order."""
-  if not is_multi_process():
-    return [text]
-  number = _number(name)
-  _client().key_value_set(
-    f"{_PREFIX}/{name}/{number}/{jax.process_index()}", text
-  )
-  return [
-    _wait_for(f"{_PREFIX}/{name}/{number}/{index}", f"process {index}, {name}")
-    for index in range(jax.process_count())
-  ]
-
-
-def from_main(name: str, text: str) -> str:
-  """What process 0 says about `name`."""
-  if not is_multi_process():
-    return text
-  number = _number(name)
-  key = f"{_PREFIX}/{name}/{number}"
-  if is_main():
-    _client().key_value_set(key, text)
-    if number > _KEPT_ANSWERS:
-      _client().key_value_delete(f"{_PREFIX}/{name}/{number - _KEPT_ANSWERS}")
-    return text
-  return _wait_for(key, f"process 0, {name}")
-
-
-def all_agree(name: str, value: bool) -> bool:
-  """Whether `value` is true on every process."""
-  if not is_multi_process():
-    return value
-  key = f"{name}/{_number(name)}"
-  _client().key_value_set(
-    f"{_PREFIX}/{key}/{jax.process_index()}", str(int(value))
-  )
-  answer = ""
-  if is_main():
-    votes = [
-      _wait_for(f"{_PREFIX}/{key}/{index}", f"process {index}, {name}")
-      for index in range(jax.process_count())
-    ]
-    answer = "1" if all(vote == "1" for vote in votes) else "0"
-  return from_main(f"{name}/answer", answer) == "1"
-
-
-def barrier(name: str) -> None:
-  """Waits for all processes."""
-  if is_multi_process():
-    _client().wait_at_barrier(
-      f"{_PREFIX}/{name}/{_number(name)}", _WAIT_SECS * 1000
-    )
-
-
-def to_hosts(tree: Any) -> Any:
-  """`tree` with every array whole on every process; a collective."""
-  if not is_multi_process():
-    return tree
-  return multihost_utils.process_allgather(tree, tiled=True)
-
-
-def check_agreement(facts: Mapping[str, str]) -> list[str]:
-  """Makes sure that all processes do the same work with the same code.
-
-  Args:
-    facts: by name, what must be equal: versions, fingerprints.
-
-  Returns:
-    Host names, in process order.
-
-  Raises:
-    UserError: on every process, naming those that differ from process 0,
-      with both values.
-  """
-  mine = json.dumps({"host": socket.gethostname(), **facts})
-  if not is_multi_process():
-    return [socket.gethostname()]
-  key = f"facts/{_number('facts')}"
-  _client().key_value_set(f"{_PREFIX}/{key}/{jax.process_index()}", mine)
-  verdict = ""
-  if is_main():
-    said = [
-      json.loads(_wait_for(f"{_PREFIX}/{key}/{index}", f"process {index}"))
-      for index in range(jax.process_count())
-    ]
-    verdict = json.dumps(
-      {"hosts": [one["host"] for one in said], "error": _difference(said)}
-    )
-  verdict = json.loads(from_main("facts/verdict", verdict))
-  if verdict["error"]:
-    raise errors.UserError(verdict["error"])
-  return verdict["hosts"]
-
-
-def check_shared(directory: str | os.PathLike) -> None:
-  """Makes sure that all processes see the same folder.
-
-  Raises:
-    UserError: on every process, naming those that do not.
-  """
-  if not is_multi_process():
-    return
-  name = from_main("shared", f"shared_{uuid.uuid4().hex}")
-  path = pathlib.Path(directory) / name
-  if is_main():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-  barrier("shared")
-  seen = gather_text("shared_seen", str(int(path.exists())))
-  if is_main():
-    path.unlink(missing_ok=True)
-  blind = [str(index) for index, one in enumerate(seen) if one == "0"]
-  if blind:
-    refuse_together()
-    raise errors.UserError(
-      f"model_dir={directory}: process {', '.join(blind)} does not see what "
-      "process 0 writes there: use a folder that all hosts share"
-    )
-
-
-def _difference(said: list[Mapping[str, str]]) -> str:
-  """Names the processes whose facts differ from those of process 0."""
-  found = []
-  for index, one in enumerate(said):
-    for name in said[0]:
-      if name != "host" and one.get(name) != said[0][name]:
-        found.append(
-          f"process {index} on {one['host']} has {name} {one.get(name)}, "
-          f"process 0 on {said[0]['host']} has {said[0][name]}"
-        )
-  return (
-    f"{'; '.join(found[:4])}: start all processes with the same code, "
-    "configuration and artefacts"
-    if found
-    else ""
-  )
-
-
 def report_failure(message: str) -> None:
   """Tells the other processes why this one leaves; the first word stands."""
-  if _client() is None:
+  if client() is None:
     return
   text = f"process {jax.process_index()} failed: {message}"
   with contextlib.suppress(Exception):
-    _client().key_value_set(_FAILED, text)
+    client().key_value_set(_FAILED, text)
 
 
 def reported_failure() -> str:
   """What a process said before it left, or ''."""
-  if _client() is None:
+  if client() is None:
     return ""
   try:
-    return _client().key_value_try_get(_FAILED)
+    return client().key_value_try_get(_FAILED)
   except jax.errors.JaxRuntimeError:
     return ""
-
-
-def say(name: str, text: str) -> None:
-  """Leaves a word for others to read, without waiting for them."""
-  if _client() is not None:
-    with contextlib.suppress(Exception):
-      _client().key_value_set(
-        f"{_PREFIX}/said/{name}/{jax.process_index()}",
-        text,
-        allow_overwrite=True,
-      )
-
-
-def said_by_all(name: str) -> dict[int, str]:
-  """The words left under `name`, by process."""
-  if _client() is None:
-    return {}
-  try:
-    found = _client().key_value_dir_get(f"{_PREFIX}/said/{name}")
-  except jax.errors.JaxRuntimeError:
-    return {}
-  return {int(key.rsplit("/", 1)[1]): text for key, text in found}
 
 
 def poll_secs() -> float:
@@ -377,7 +192,7 @@ def leave(code: int, message: str, peer_timeout_secs: int) -> None:
   process 0, whose end takes the coordination service along, gives the others
   time to read it.
   """
-  if _client() is None:
+  if client() is None:
     return
   if code in (0, errors.Preempted.exit_code) or _agreed.get("refused"):
     with contextlib.suppress(Exception):
@@ -397,7 +212,26 @@ def refuse_together() -> None:
   _agreed["refused"] = True
 
 
-def explain_collective_error(error: Exception, peer_timeout_secs: int):
+# Status codes of the runtime that say "not your fault"; XLA raises them as
+# more than one Python type.
+_INFRASTRUCTURE = re.compile(
+  r"^(UNAVAILABLE|ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED)\b"
+  r"|Gloo|halted|[Hh]eartbeat|coordination service|Barrier"
+)
+
+
+def is_infrastructure(error: BaseException) -> bool:
+  """Whether the runtime lost a peer, the network or a device."""
+  if not isinstance(error, (RuntimeError, ValueError)):
+    return False
+  return not hasattr(error, "exit_code") and bool(
+    _INFRASTRUCTURE.search(str(error))
+  )
+
+
+def explain_collective_error(
+  error: Exception, peer_timeout_secs: int
+) -> errors.RetryError:
   """The error to raise for a failed collective: it names the lost peer.
 
   Waits for the word of a peer that failed. One that died says nothing: then

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from musiclm_jax.partitioning import partitioner as partitioner_lib
-from musiclm_jax.training import distributed, metrics
+from musiclm_jax.training import agreement, distributed, metrics
 
 HostBatch = Mapping[str, np.ndarray]
 _WEIGHTS = "weights"
@@ -65,11 +65,11 @@ def in_step(
         return
       yield batch
       continue
-    if distributed.all_agree("eval_has_none", batch is None):
+    if agreement.all_agree("eval_has_none", batch is None):
       return
     if batch is None and last is not None:
       batch = _filler(last, names)
-    if not distributed.all_agree("eval_has_one", batch is not None):
+    if not agreement.all_agree("eval_has_one", batch is not None):
       return
     yield batch
     last = batch

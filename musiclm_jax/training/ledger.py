@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from musiclm_jax.core import errors
+from musiclm_jax.training import distributed
 
 FILE_NAME = "ledger.jsonl"
 _PROGRESS_NAME = "ledger.progress"
@@ -50,6 +51,8 @@ def cause_of(error: BaseException) -> str:
     return "preempted"
   if isinstance(error, FloatingPointError):
     return "not finite"
+  if distributed.is_infrastructure(error):
+    return "lost a peer or a device"
   return type(error).__name__
 
 

@@ -20,6 +20,7 @@ from absl import logging
 from musiclm_jax.core import errors, progress, protocols, rng
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import (
+  agreement,
   checkpoints,
   compile_cache,
   distributed,
@@ -287,7 +288,7 @@ class _Run:
       self.writer.scalars(done, "heldout", values)
       if first is not None and hasattr(self.trainable, "media"):
         media = self.trainable.media(self.state.best_variables, first)
-        self.writer.media(done, distributed.to_hosts(media))
+        self.writer.media(done, agreement.to_hosts(media))
 
   def _save(self, done: int, pending: metrics.Pending, wait: bool) -> None:
     with self.books.part("checkpoint"):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from musiclm_jax.core import protocols
-from musiclm_jax.training import distributed
+from musiclm_jax.training import agreement
 
 FILE_NAME = "metrics.jsonl"
 
@@ -94,7 +94,7 @@ def _complaint(
   mine = json.dumps(np.asarray(ids).tolist())
   everyones = [
     one
-    for text in distributed.gather_text("bad_examples", mine)
+    for text in agreement.gather_text("bad_examples", mine)
     for one in json.loads(text)
   ]
   return (

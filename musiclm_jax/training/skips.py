@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from musiclm_jax.training import distributed
+from musiclm_jax.training import agreement, distributed
 
 FILE_NAME = "skipped_batches.json"
 
@@ -22,7 +22,7 @@ def read(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
   text = "[]"
   if distributed.is_main() and path.is_file():
     text = path.read_text()
-  return json.loads(distributed.from_main("skips", text))
+  return json.loads(agreement.from_main("skips", text))
 
 
 def add(model_dir: str | os.PathLike, batch: int, reason: str) -> None:
@@ -35,7 +35,7 @@ def add(model_dir: str | os.PathLike, batch: int, reason: str) -> None:
     scratch = path.with_suffix(".writing")
     scratch.write_text(json.dumps(records, indent=2) + "\n")
     scratch.replace(path)
-  distributed.barrier("skips")
+  agreement.barrier("skips")
 
 
 def batch_at(step: int, skipped: list[int]) -> int:

@@ -17,7 +17,7 @@ from absl import logging
 
 from musiclm_jax import __version__
 from musiclm_jax.core import errors
-from musiclm_jax.training import distributed
+from musiclm_jax.training import agreement, distributed
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu")
 
@@ -83,7 +83,7 @@ def announce(
     ", ".join(f"{name} {text}" for name, text in versions().items()),
   )
   try:
-    hosts = distributed.check_agreement(facts(config_fingerprint, artifacts))
+    hosts = agreement.check_agreement(facts(config_fingerprint, artifacts))
   except errors.UserError:
     distributed.refuse_together()
     raise

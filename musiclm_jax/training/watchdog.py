@@ -18,7 +18,7 @@ import jax
 from absl import logging
 
 from musiclm_jax.core import errors
-from musiclm_jax.training import distributed
+from musiclm_jax.training import agreement, distributed
 
 # Parts of the work in which a process waits for the others.
 _TOGETHER = ("step", "compile", "checkpoint", "evaluation")
@@ -98,7 +98,7 @@ class Watchdog:
     name = f"process_{jax.process_index()}_step_{self._step}.txt"
     with (self._directory / name).open("w") as file:
       faulthandler.dump_traceback(file=file, all_threads=True)
-    distributed.say(_STALLED, self._part())
+    agreement.say(_STALLED, self._part())
 
   def _culprits(self) -> str:
     """Names those that are stuck in work of their own."""
@@ -106,7 +106,7 @@ class Watchdog:
       f"stalled for {self._idle_secs:.0f} s after step {self._step} in "
       f"{self._part()}"
     )
-    parts = distributed.said_by_all(_STALLED)
+    parts = agreement.said_by_all(_STALLED)
     alone = {i: part for i, part in parts.items() if part not in _TOGETHER}
     return text + "".join(
       f"; process {index} is stuck in {part}" for index, part in alone.items()

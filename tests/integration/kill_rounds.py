@@ -73,20 +73,29 @@ def _rows(trainable, step, index, count):
   return {k: v[index * rows : (index + 1) * rows] for k, v in batch.items()}
 
 
+def _optimizer(total_steps):
+  from musiclm_jax.training import optimizers
+
+  return optimizers.OptimizerConfig(
+    total_steps=total_steps, warmup_steps=2, learning_rate=0.01
+  )
+
+
 def _work(args: argparse.Namespace) -> int:
   import jax
   import numpy as np
   from absl import logging
 
+  from musiclm_jax.core import errors
   from musiclm_jax.partitioning import mesh, partitioner
   from musiclm_jax.training import (
+    agreement,
     checkpoints,
     compile_cache,
     distributed,
     goodput,
     ledger,
     loop,
-    optimizers,
     startup,
   )
 
@@ -97,7 +106,7 @@ def _work(args: argparse.Namespace) -> int:
   index, count = jax.process_index(), jax.process_count()
   part = partitioner.Partitioner(mesh.MeshConfig())
   startup.announce(part.mesh, args.config_fingerprint, {})
-  distributed.check_shared(args.model_dir)
+  agreement.check_shared(args.model_dir)
   compile_cache.enable(args.compile_cache)
   trainable = _trainable()
 
@@ -105,6 +114,8 @@ def _work(args: argparse.Namespace) -> int:
     step = start
     while True:
       time.sleep(args.step_secs)
+      if step == args.fail_at_step:
+        raise errors.UserError(f"clip {step} is broken")
       yield _rows(trainable, step, index, count)
       step += 1
 
@@ -125,14 +136,12 @@ def _work(args: argparse.Namespace) -> int:
       eval_every_steps=20,
       checkpointing=checkpoints.CheckpointConfig(every_steps=EVERY_STEPS),
     ),
-    optimizers.OptimizerConfig(
-      total_steps=args.total_steps, warmup_steps=2, learning_rate=0.01
-    ),
+    _optimizer(args.total_steps),
     part,
     books=books,
   )
   leaves = jax.tree.leaves((state.params, state.optimizer))
-  leaves = distributed.to_hosts(leaves)
+  leaves = agreement.to_hosts(leaves)
   books.close("done", args.total_steps)
   if distributed.is_main():
     np.savez(pathlib.Path(args.model_dir) / "final.npz", *leaves)
@@ -149,6 +158,7 @@ def _worker_main(argv: list[str]) -> int:
   parser.add_argument("--compile_cache", required=True)
   parser.add_argument("--config_fingerprint", default="same")
   parser.add_argument("--step_secs", type=float, default=0.02)
+  parser.add_argument("--fail_at_step", type=int, default=-1)
   cluster_arguments.add_arguments(parser)
   args = parser.parse_args(argv)
   command = [sys.executable, __file__, "worker", *argv]
@@ -250,7 +260,7 @@ def _wait_for_moment(job: Job, moment: str, rng: random.Random) -> None:
     # A save after at least one step of this start.
     if moment == "save" and job.step() > begin and job.is_saving():
       return
-    time.sleep(0.002)
+    time.sleep(0.004)
 
 
 def kill_round(job: Job, rng: random.Random) -> tuple[str, list[int]]:
@@ -300,16 +310,29 @@ def same_arrays(a: pathlib.Path, b: pathlib.Path) -> bool:
 
 def unreadable(model_dir: pathlib.Path) -> list[str]:
   """Checkpoints that cannot be read, were set aside or never finished."""
-  import orbax.checkpoint as ocp
+  import jax
 
+  from musiclm_jax.partitioning import mesh, partitioner
+  from musiclm_jax.training import checkpoints, optimizers, state
+
+  abstract, _ = state.create(
+    _trainable(),
+    optimizers.make_optimizer(_optimizer(1)),
+    partitioner.Partitioner(mesh.MeshConfig(data=1), jax.devices()[:1]),
+    GLOBAL_BATCH,
+    seed=0,
+    abstract=True,
+  )
+  folder = model_dir / "checkpoints"
   bad = [path.name for path in model_dir.glob("damaged_*")]
-  for path in (model_dir / "checkpoints").iterdir():
-    if not path.is_dir():
-      continue
-    try:
-      ocp.StandardCheckpointer().restore(path.absolute() / "default")
-    except Exception:
-      bad.append(path.name)
+  bad += [path.name for path in folder.iterdir() if not path.name.isdigit()]
+  checkpointer = checkpoints.Checkpointer(
+    model_dir, checkpoints.CheckpointConfig()
+  )
+  for step in checkpointer.steps():
+    if checkpointer.try_restore(step, abstract) is None:
+      bad.append(str(step))
+  checkpointer.close()
   return bad
 
 
