@@ -8,12 +8,22 @@ for frozen codebooks on the host: MuLan tokens of a crop.
 import numpy as np
 
 
-def encode(vectors: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+def squares(codebooks: np.ndarray) -> np.ndarray:
+  """Squared lengths of the entries, `[codebooks, codebook_size]`."""
+  return np.stack([(codebook**2).sum(-1) for codebook in codebooks])
+
+
+def encode(
+  vectors: np.ndarray,
+  codebooks: np.ndarray,
+  squared_lengths: np.ndarray | None = None,
+) -> np.ndarray:
   """Nearest code per level, each on the residual of those before.
 
   Args:
     vectors: float32 `[..., code_dim]`.
     codebooks: float32 `[codebooks, codebook_size, code_dim]`.
+    squared_lengths: `squares(codebooks)`, for callers with many vectors.
 
   Returns:
     int32 `[..., codebooks]`.
@@ -21,8 +31,10 @@ def encode(vectors: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
   flat = vectors.reshape(-1, vectors.shape[-1]).astype(np.float32)
   codes = np.empty((flat.shape[0], codebooks.shape[0]), np.int32)
   residual = flat
+  if squared_lengths is None:
+    squared_lengths = squares(codebooks)
   for level, codebook in enumerate(codebooks):
-    distance = (codebook**2).sum(-1) - 2.0 * residual @ codebook.T
+    distance = squared_lengths[level] - 2.0 * residual @ codebook.T
     codes[:, level] = distance.argmin(-1)
     residual = residual - codebook[codes[:, level]]
   return codes.reshape(*vectors.shape[:-1], codebooks.shape[0])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loader: a recipe in, batches of numpy arrays for one host out.
 
-Background threads of tf.data read ahead. Batch `step` is the same however
+Background threads read ahead: our own for stages, those of tf.data for audio.
+Batch `step` is the same however
 often the run was restarted, and the hosts' rows together are the same batch
 whatever their number.
 """
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from musiclm_jax.core import errors
-from musiclm_jax.data import features, sources, tasks
+from musiclm_jax.data import features, read_ahead, sources, tasks
 
 Batch = dict[str, np.ndarray]
 
@@ -93,7 +94,13 @@ class Loader:
     """Batches of one pass over an evaluation split."""
     split = self._eval_split if split is None else split
     records = self._recipe.task.source.records(split)
-    return -(-sum(len(entry) for entry in records) // self._batch_size)
+    return -(-sum(len(entry) for entry in records) // self._num_examples)
+
+  @property
+  def _num_examples(self) -> int:
+    """Examples of a global batch: several in a row, where rows are packed."""
+    num_packed = getattr(self._recipe.converter, "num_packed", 1)
+    return self._batch_size * num_packed
 
   def train_batches(
     self, start_step: int = 0, host_index: int = 0, num_hosts: int = 1
@@ -184,7 +191,7 @@ class Loader:
     return sources.BatchShard(
       index=host_index,
       num_shards=num_hosts,
-      global_batch_size=self._batch_size,
+      global_batch_size=self._num_examples,
       start_step=start_step,
       num_steps=num_steps,
     )
@@ -203,12 +210,29 @@ class Loader:
       try_in_mem_cache=False,
     )
     dataset = recipe.converter(dataset, recipe.feature_lengths)
-    dataset = dataset.batch(shard.host_batch_size, drop_remainder=True)
+    rows = self._batch_size // shard.num_shards
+    dataset = dataset.batch(rows, drop_remainder=True)
     return dataset.prefetch(self._num_prefetch)
+
+  def _read(
+    self, split: str, shard: sources.BatchShard, seed: int, shuffle: bool
+  ) -> Iterator[Batch]:
+    """Batches by the reader of the recipe, in this thread."""
+    reader = self._recipe.reader
+    order = reader.order(split, seed, shuffle)
+    step = shard.start_step
+    while shard.num_steps is None or step < shard.start_step + shard.num_steps:
+      keys = shard.step_keys(step)
+      yield reader.read(split, order, keys, seed, shuffle)
+      step += 1
 
   def _batches(
     self, split: str, shard: sources.BatchShard, seed: int, shuffle: bool
   ) -> Iterator[Batch]:
+    if self._recipe.reader is not None:
+      batches = self._read(split, shard, seed, shuffle)
+      yield from read_ahead.read_ahead(batches, self._num_prefetch)
+      return
     dataset = self._dataset(split, shard, seed, shuffle)
     running = _Running(dataset.as_numpy_iterator())
     _RUNNING.add(running)

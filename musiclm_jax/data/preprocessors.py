@@ -15,7 +15,7 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from musiclm_jax.core import stages
+from musiclm_jax.core import rvq, stages
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import features, text_vocabulary, token_cache
 
@@ -29,6 +29,51 @@ def _draw_int(example: Mapping[str, tf.Tensor], name: str, count) -> tf.Tensor:
   return tf.random.stateless_uniform(
     [], _named_seed(example, name), 0, count, tf.int32, alg="philox"
   )
+
+
+def _philox(counter: list[np.ndarray], key: list[np.ndarray]) -> list:
+  """Ten rounds of Philox4x32 on uint64 arrays that hold 32-bit words."""
+  word = np.uint64(0xFFFFFFFF)
+  half = np.uint64(32)
+  for _ in range(10):
+    first = counter[0] * np.uint64(0xD2511F53)
+    second = counter[2] * np.uint64(0xCD9E8D57)
+    counter = [
+      (second >> half) ^ counter[1] ^ key[0],
+      second & word,
+      (first >> half) ^ counter[3] ^ key[1],
+      first & word,
+    ]
+    key = [
+      key[0] + np.uint64(0x9E3779B9) & word,
+      key[1] + np.uint64(0xBB67AE85) & word,
+    ]
+  return counter
+
+
+def draw_ints(
+  crop_seeds: np.ndarray, name: str, counts: np.ndarray
+) -> np.ndarray:
+  """`_draw_int` of many examples at once, without TensorFlow.
+
+  Args:
+    crop_seeds: not negative, int `[examples, 2]`.
+    name: of the draw.
+    counts: positive int `[examples]`.
+
+  Returns:
+    int64 `[examples]`, equal to what `tf.random.stateless_uniform` gives.
+  """
+  seeds = crop_seeds.astype(np.uint64)
+  mark = np.uint64(zlib.crc32(name.encode()) & 0x7FFFFFFF)
+  zero = np.zeros(len(seeds), np.uint64)
+  # TensorFlow first scrambles the seed by a fixed key.
+  mixed = _philox(
+    [seeds[:, 0] ^ mark, zero, seeds[:, 1], zero],
+    [zero + np.uint64(0x3EC8F720), zero + np.uint64(0x02461E29)],
+  )
+  drawn = _philox([zero, zero, mixed[2], mixed[3]], [mixed[0], mixed[1]])[0]
+  return (drawn % counts.astype(np.uint64)).astype(np.int64)
 
 
 def _named_seed(example: Mapping[str, tf.Tensor], name: str) -> tf.Tensor:
@@ -143,6 +188,9 @@ class StageCropper:
     """
     self._config = config
     self._codebooks = mulan_codebooks
+    self._squares = None
+    if mulan_codebooks is not None:
+      self._squares = rvq.squares(mulan_codebooks)
     self.grid_hz = grid_hz(config.streams_by_name())
     segments = layout.spec.segments
     self._frames = {
@@ -199,6 +247,7 @@ class StageCropper:
         start / self.grid_hz,
         end / self.grid_hz,
         self._config,
+        self._squares,
       )
     return out
 

@@ -47,6 +47,11 @@ class BatchShard(seqio.ShardInfo):
   def host_batch_size(self) -> int:
     return self.global_batch_size // self.num_shards
 
+  def step_keys(self, step: int) -> np.ndarray:
+    """Positions of this host's rows of global batch `step`, int64."""
+    first = step * self.global_batch_size + self.index * self.host_batch_size
+    return np.arange(first, first + self.host_batch_size, dtype=np.int64)
+
   def keys(self) -> tf.data.Dataset:
     """Positions `k` in the order this host reads them."""
     rows = self.host_batch_size
@@ -150,6 +155,13 @@ class IndexedSource(seqio.DataSource, abc.ABC):
         self._opened[split] = opened
       return self._opened[split]
 
+  def order(
+    self, split: str, seed: int, shuffle: bool
+  ) -> example_order.ExampleOrder:
+    """Which record is read at which position of a run."""
+    sizes = [len(entry) for entry in self.records(split)]
+    return example_order.ExampleOrder(sizes, seed, self._weights, shuffle)
+
   @property
   def supports_arbitrary_sharding(self) -> bool:
     return True
@@ -179,8 +191,7 @@ class IndexedSource(seqio.DataSource, abc.ABC):
     """
     records = self.records(split)
     seed = 0 if seed is None else int(seed)
-    sizes = [len(entry) for entry in records]
-    order = example_order.ExampleOrder(sizes, seed, self._weights, shuffle)
+    order = self.order(split, seed, shuffle)
     if isinstance(shard_info, BatchShard):
       keys = shard_info.keys()
     else:

@@ -31,6 +31,11 @@ CONFIG_NAME = "cache.json"
 CODEBOOKS_NAME = "mulan_codebooks.npy"
 _INFO = "info"
 _MAX_INT16_CODES = 1 << 15
+_STORED_DTYPES = {
+  "I16": np.dtype("<i2"),
+  "I32": np.dtype("<i4"),
+  "F32": np.dtype("<f4"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +174,24 @@ def deserialize(content: bytes) -> CachedClip:
   return CachedClip(info["id"], arrays, info["work_id"], captions)
 
 
+def _stored_arrays(
+  content: bytes, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Views of some arrays of safetensors bytes; nothing is copied."""
+  start = 8 + int.from_bytes(content[:8], "little")
+  header = json.loads(content[8:start])
+  arrays = {}
+  for name in names:
+    entry = header[name]
+    dtype = _STORED_DTYPES[entry["dtype"]]
+    begin, end = entry["data_offsets"]
+    array = np.frombuffer(
+      content, dtype, (end - begin) // dtype.itemsize, start + begin
+    )
+    arrays[name] = array.reshape(entry["shape"])
+  return arrays
+
+
 def _read_header(directory: str | os.PathLike) -> dict[str, Any]:
   path = pathlib.Path(directory) / CONFIG_NAME
   if not path.is_file():
@@ -243,13 +266,33 @@ class _Split:
     first = self._ends[shard - 1] if shard else 0
     # A reader keeps one position for all threads.
     with self._lock:
-      if shard not in self._readers:
-        path = self._paths[shard]
-        if not path.is_file():
-          raise errors.UserError(f"token cache shard {path} is missing")
-        self._readers[shard] = array_record_module.ArrayRecordReader(str(path))
-      content = self._readers[shard].read([index - first])[0]
+      content = self._reader(shard).read([index - first])[0]
     return deserialize(content)
+
+  def _reader(self, shard: int) -> Any:
+    if shard not in self._readers:
+      path = self._paths[shard]
+      if not path.is_file():
+        raise errors.UserError(f"token cache shard {path} is missing")
+      self._readers[shard] = array_record_module.ArrayRecordReader(str(path))
+    return self._readers[shard]
+
+  def read_arrays(
+    self, indices: Sequence[int], names: Sequence[str]
+  ) -> list[dict[str, np.ndarray]]:
+    """Some arrays of some clips, as stored: int16 codes stay int16."""
+    by_shard: dict[int, list[int]] = {}
+    for row, index in enumerate(indices):
+      shard = bisect.bisect_right(self._ends, index)
+      by_shard.setdefault(shard, []).append(row)
+    out: list[Any] = [None] * len(indices)
+    for shard, rows in by_shard.items():
+      first = self._ends[shard - 1] if shard else 0
+      with self._lock:
+        contents = self._reader(shard).read([indices[r] - first for r in rows])
+      for row, content in zip(rows, contents):
+        out[row] = _stored_arrays(content, names)
+    return out
 
   def __iter__(self) -> Iterator[CachedClip]:
     return (self[index] for index in range(len(self)))
@@ -299,6 +342,7 @@ def mulan_codes(
   start_secs: float,
   end_secs: float,
   config: TokenCacheConfig,
+  squared_lengths: np.ndarray | None = None,
 ) -> np.ndarray:
   """MuLan codes of the audio in `[start_secs, end_secs)` (MusicLM sec. 3.2).
 
@@ -311,6 +355,7 @@ def mulan_codes(
     start_secs: begin of the crop in the clip.
     end_secs: end of the crop.
     config: window and stride.
+    squared_lengths: `rvq.squares(codebooks)`, for callers with many crops.
 
   Returns:
     int32 `[1, codebooks]`.
@@ -325,7 +370,7 @@ def mulan_codes(
     distance = np.abs((starts + ends) / 2 - (start_secs + end_secs) / 2)
     vector = embeddings[int(distance.argmin())]
   vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
-  return rvq.encode(vector[np.newaxis], codebooks)
+  return rvq.encode(vector[np.newaxis], codebooks, squared_lengths)
 
 
 def stage_sequences(
