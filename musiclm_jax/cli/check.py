@@ -6,13 +6,14 @@ extra `check`), neither a corpus nor a token cache.
 """
 
 import argparse
-import os
-import sys
 
-EPILOG = """example:
+EPILOG = """examples:
   musiclm check \\
-    --gin_file=experiments/musiclm_semantic_tiny_score_corpus.gin \\
-    --topology=v5p:4x4x8 --gin.BATCH_SIZE=128 --json=check.json"""
+    --gin_file=experiments/musiclm_semantic_paper_audio_folder.gin \\
+    --topology=v5p:4x4x8 --json=check.json
+  musiclm check --what=decode --topology=v5e-16 \\
+    --gin_file=experiments/musiclm_semantic_paper_audio_folder.gin
+How to read the numbers: docs/scaling.md."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--num_slices", type=int, default=1, help="equal slices joined by DCN"
   )
   parser.add_argument(
+    "--what",
+    choices=("train", "decode", "tokenize"),
+    default="train",
+    help="the train step, generation of a crop, or a tokenizer's network",
+  )
+  parser.add_argument(
+    "--rows_per_chip",
+    type=int,
+    default=16,
+    help="items a chip decodes or tokenizes at once",
+  )
+  parser.add_argument(
+    "--search",
+    action="store_true",
+    help="find the largest microbatch and the cheapest remat policy that fit",
+  )
+  parser.add_argument(
     "--whole",
     action="store_true",
     help="also wait for the machine code, ten times the work: shows that "
@@ -42,13 +60,38 @@ def main(args: argparse.Namespace) -> int:
   from musiclm_jax.partitioning import topologies
 
   topology = topologies.parse(args.topology, args.num_slices)
-  topologies.prepare_environment()
-  from musiclm_jax.cli import checking
+  if args.rows_per_chip < 1:
+    from musiclm_jax.core import errors
 
-  result = checking.check(args, topology)
-  print(checking.table(result))
+    raise errors.UserError(
+      f"--rows_per_chip={args.rows_per_chip}: expected at least 1"
+    )
+  topologies.prepare_environment()
+  from musiclm_jax.cli import check_output, check_search, checking, children
+
+  request = checking.Request(
+    tuple(args.gin_file),
+    tuple(args.gin_overrides),
+    topology,
+    tuple(path for path in args.gin_search_paths.split(",") if path),
+    args.what,
+    args.rows_per_chip,
+    args.whole,
+  )
+  if args.search:
+    found = check_search.search(request)
+    print(check_search.table(found))
+    result = check_search.best(found)
+  else:
+    result = children.call(checking.check, request)
+  print(check_output.table(result))
   if args.json:
-    checking.write_json(result, args.json)
-  sys.stdout.flush()
-  # At once: a thread of the compiler may be busy with machine code.
-  os._exit(0 if result.program.fits else 1)
+    check_output.write_json(result, args.json)
+  if result.program.fits:
+    return 0
+  others = children.call_all(
+    checking.check,
+    [(check_search.with_changes(request, c),) for _, c in result.knobs],
+  )
+  print(check_output.knobs(checking.savings(result, others)))
+  return 1

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check: an experiment and a topology in, a table and a JSON file out."""
+"""The check: an experiment and a topology in, what the step costs out.
 
-import argparse
+Everything runs in child processes (`children.py`): the parent imports, a child
+builds the experiment, compiles it and ends, with what the compiler still does.
+"""
+
 import dataclasses
-import json
-import pathlib
 from typing import Any
 
 from musiclm_jax.cli import experiment, gin_config
+from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.partitioning import topologies
-from musiclm_jax.training import aot, model_flops
+from musiclm_jax.training import aot, model_flops, program_cost
 from musiclm_jax.training import state as state_lib
 
+WHAT = ("train", "decode", "tokenize")
 # What reads a corpus, a cache or a folder; the step needs none of it.
 _NOT_OF_THE_STEP = (
   "experiment.Experiment.data",
@@ -23,28 +26,63 @@ _FILL = {"TRAIN_STEPS": 1000, "LEARNING_RATE": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
+class Request:
+  """What to check.
+
+  Attributes:
+    gin_files: of the experiment.
+    overrides: 'NAME=value' of the command line.
+    topology: chips and slices.
+    search_paths: folders of gin files.
+    what: of `WHAT`.
+    rows_per_chip: items a chip decodes or tokenizes at once.
+    whole: see `aot.compile_program`.
+    changes: what a knob changes: names and values for `changed`.
+  """
+
+  gin_files: tuple[str, ...]
+  overrides: tuple[str, ...]
+  topology: topologies.Topology
+  search_paths: tuple[str, ...] = ()
+  what: str = "train"
+  rows_per_chip: int = 16
+  whole: bool = False
+  changes: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
   """Everything a check found out.
 
   Attributes:
-    gin_files: of the experiment.
-    topology: checked for.
+    request: what was asked.
     mesh_shape: size of each axis.
     global_batch_size: rows per step.
     num_microbatches: the batch is processed in.
+    rows_per_device: of a microbatch.
     parameters: entries.
     model_flops: needed by a step, over all chips.
     program: compiled.
+    audio_secs: of one row.
+    remat: policy, or None where there is none.
+    knobs: changes that would save memory, and are worth a look.
   """
 
-  gin_files: tuple[str, ...]
-  topology: topologies.Topology
+  request: Request
   mesh_shape: dict[str, int]
   global_batch_size: int
   num_microbatches: int
+  rows_per_device: int
   parameters: int
   model_flops: float
   program: aot.Program
+  audio_secs: float | None = None
+  remat: str | None = None
+  knobs: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
+
+  @property
+  def topology(self) -> topologies.Topology:
+    return self.request.topology
 
   @property
   def seconds(self) -> dict[str, float]:
@@ -79,159 +117,219 @@ class Result:
   def collective_bytes(self) -> float:
     return sum(entry.num_bytes for entry in self.program.cost.collectives)
 
+  def collective_seconds(self) -> float:
+    return self.seconds["ici"] + self.seconds["dcn"]
 
-def load(args: argparse.Namespace) -> experiment.Experiment:
-  """Builds the experiment of a command line without its data."""
+
+def load(request: Request) -> experiment.Experiment:
+  """Builds the experiment of a request without its data."""
   without = list(_NOT_OF_THE_STEP)
-  if not any(o.startswith("CACHE_DIR=") for o in args.gin_overrides):
+  if not any(o.startswith("CACHE_DIR=") for o in request.overrides):
     without.append(_STREAMS)
-  paths = [path for path in args.gin_search_paths.split(",") if path]
   gin_config.resolve(
-    args.gin_file, args.gin_overrides, paths, without=without, fill=_FILL
+    request.gin_files,
+    request.overrides,
+    request.search_paths,
+    without=without,
+    fill=_FILL,
   )
   return gin_config.build(experiment.Experiment)
 
 
-def check(args: argparse.Namespace, topology: topologies.Topology) -> Result:
-  """Compiles the train step of a command line's experiment."""
-  run = load(args)
+# --- Knobs.
+
+
+def _transformer_config(trainable: Any) -> Any:
+  return getattr(getattr(trainable, "config", None), "transformer", None)
+
+
+def changed(
+  run: experiment.Experiment, changes: tuple[tuple[str, Any], ...]
+) -> experiment.Experiment:
+  """The experiment with knobs turned.
+
+  Args:
+    run: as configured.
+    changes: ('rows_per_device', int), ('remat', policy), ('optimizer', name),
+      ('mesh', a whole `MeshConfig`).
+  """
+  for name, value in changes:
+    if name == "rows_per_device":
+      run = dataclasses.replace(run, rows_per_device=value)
+    elif name == "optimizer":
+      optimizer = dataclasses.replace(run.optimizer, name=value)
+      run = dataclasses.replace(run, optimizer=optimizer)
+    elif name == "mesh":
+      run = dataclasses.replace(run, mesh=value)
+    elif name == "remat":
+      config = run.trainable.config
+      shape = dataclasses.replace(config.transformer, remat=value)
+      trainable = type(run.trainable)(
+        dataclasses.replace(config, transformer=shape)
+      )
+      run = dataclasses.replace(run, trainable=trainable)
+    else:
+      raise ValueError(f"changes: no knob {name!r}")
+  return run
+
+
+def _knobs(
+  run: experiment.Experiment,
+  partitioner: partitioner_lib.Partitioner,
+  rows: int,
+) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
+  """Changes that may save memory: what to write, and what to change."""
+  found, mesh = [], partitioner.config
+  if rows > 1:
+    found.append(
+      (
+        f"experiment.Experiment.rows_per_device={rows // 2}",
+        (("rows_per_device", rows // 2),),
+      )
+    )
+  shape = _transformer_config(run.trainable)
+  if getattr(shape, "remat", "full") != "full":
+    found.append(
+      ("transformer.TransformerConfig.remat='full'", (("remat", "full"),))
+    )
+  if run.optimizer.name != "adafactor":
+    found.append(
+      (
+        "optimizers.OptimizerConfig.name='adafactor'",
+        (("optimizer", "adafactor"),),
+      )
+    )
+  for text, sizes in _mesh_knobs(mesh):
+    changes = (("mesh", dataclasses.replace(mesh, **sizes)),)
+    # With fewer shards of the batch, a device keeps its rows.
+    found.append((text, (*changes, ("rows_per_device", rows))))
+  return tuple(found)
+
+
+def _mesh_knobs(mesh: Any) -> list[tuple[str, dict[str, int]]]:
+  found = []
+  if mesh.data > 1:
+    found.append(
+      (
+        f"mesh: data=1 fsdp={mesh.data * mesh.fsdp}",
+        {"data": 1, "fsdp": mesh.data * mesh.fsdp},
+      )
+    )
+  if mesh.dcn_data > 1:
+    across = mesh.dcn_data * mesh.dcn_fsdp
+    found.append(
+      (
+        f"mesh: dcn_data=1 dcn_fsdp={across}",
+        {"dcn_data": 1, "dcn_fsdp": across},
+      )
+    )
+  from_axis = "fsdp" if mesh.fsdp % 2 == 0 else "data"
+  for axis in ("tensor", "sequence"):
+    size = getattr(mesh, from_axis)
+    if size % 2 == 0:
+      sizes = {from_axis: size // 2, axis: 2 * getattr(mesh, axis)}
+      text = " ".join(f"{name}={value}" for name, value in sizes.items())
+      found.append((f"mesh: {text}", sizes))
+  return found
+
+
+# --- The train step.
+
+
+def check_train(request: Request) -> Result:
+  """Compiles the train step of a request; call it in a child process."""
+  run = changed(load(request), request.changes)
+  topology = request.topology
   partitioner = run.make_partitioner(topologies.devices(topology))
   loop = run.loop_on(partitioner)
   setup = aot.TrainSetup(run.trainable, loop, run.optimizer)
   program, state = aot.compile_train_step(
-    setup, partitioner, topology, args.whole
+    setup, partitioner, topology, request.whole
   )
   batch_size = loop.global_batch_size
+  shards = partitioner.batch_divisor * loop.num_microbatches
+  rows = batch_size // shards
   return Result(
-    tuple(args.gin_file),
-    topology,
+    request,
     dict(partitioner.mesh.shape),
     batch_size,
     loop.num_microbatches,
+    rows,
     state_lib.num_parameters(state.params),
     model_flops.train_flops(run.trainable, batch_size),
     program,
+    remat=getattr(_transformer_config(run.trainable), "remat", None),
+    knobs=_knobs(run, partitioner, rows),
   )
 
 
-# --- Output.
+def check(request: Request) -> Result:
+  """Compiles what a request asks for; call it in a child process."""
+  if request.what == "train":
+    return check_train(request)
+  from musiclm_jax.cli import check_serving
 
-
-def to_json(result: Result) -> dict[str, Any]:
-  """The result as plain data."""
-  memory, cost = result.program.memory, result.program.cost
-  return {
-    "fits": result.program.fits,
-    "hbm_bytes": memory.budget,
-    "peak_bytes": memory.peak,
-    "parameters": result.parameters,
-    "flops_per_step": result.model_flops,
-    "hbm_bytes_accessed": cost.hbm_bytes,
-    "collective_bytes": result.collective_bytes,
-    "bound": result.bound,
-    "roofline_seconds": result.roofline_seconds,
-    "predicted_mfu": result.predicted_mfu,
-    "compile_seconds": result.program.compile_seconds,
-    "num_devices": result.topology.num_devices,
-    # More than was asked for.
-    "gin_files": list(result.gin_files),
-    "topology": result.topology.name,
-    "mesh": result.mesh_shape,
-    "global_batch_size": result.global_batch_size,
-    "num_microbatches": result.num_microbatches,
-    "argument_bytes": memory.arguments,
-    "temporary_bytes": memory.temporaries,
-    "over_bytes": memory.over,
-    "executed_flops_per_chip": cost.flops,
-    "seconds": result.seconds,
-    "pessimistic_mfu": result.pessimistic_mfu,
-    "collectives": [dataclasses.asdict(entry) for entry in cost.collectives],
-    "compile_cpu_seconds": result.program.cpu_seconds,
-  }
-
-
-def write_json(result: Result, path: str) -> None:
-  """Writes `to_json` as a file."""
-  pathlib.Path(path).write_text(json.dumps(to_json(result), indent=2) + "\n")
-
-
-def _gib(num_bytes: float) -> str:
-  return f"{num_bytes / topologies.GIB:.2f} GiB"
-
-
-def table(result: Result) -> str:
-  """The result for people."""
-  memory, cost = result.program.memory, result.program.cost
-  chips = result.topology.num_devices
-  mesh = " ".join(f"{k}={v}" for k, v in result.mesh_shape.items())
-  rows = [
-    ("topology", f"{result.topology.name}: {chips} chips, mesh {mesh}"),
-    (
-      "batch",
-      f"{result.global_batch_size} rows in {result.num_microbatches} "
-      "microbatch(es)",
-    ),
-    ("parameters", f"{result.parameters:,}"),
-    ("compiled in", f"{result.program.compile_seconds:.0f} s"),
-  ]
-  rows += [
-    ("arguments", f"{_gib(memory.arguments)} per chip"),
-    ("temporaries", f"{_gib(memory.temporaries)} per chip"),
-  ]
-  rows.append(
-    ("peak", f"{_gib(memory.peak)} of {_gib(memory.budget)} per chip")
+  run = load(request)
+  build = {
+    "decode": check_serving.decode_program,
+    "tokenize": check_serving.tokenize_program,
+  }[request.what]
+  served = build(run.trainable, request.rows_per_chip)
+  program = aot.compile_function(
+    served.function, served.arguments, request.topology, request.whole
   )
-  rows.append(
-    (
-      "model FLOPs",
-      f"{result.model_flops / 1e12:.2f} T per step, "
-      f"{result.model_flops / chips / 1e12:.3f} T per chip",
-    )
-  )
-  seconds = result.seconds
-  ms = {name: f"{value * 1e3:8.2f} ms" for name, value in seconds.items()}
-  rows += [
-    ("compute", f"{ms['compute']}  {cost.flops / 1e12:.3f} TFLOP executed"),
-    ("HBM", f"{ms['hbm']}  {cost.hbm_bytes / 1e9:.2f} GB"),
-    ("ICI", f"{ms['ici']}  {_network_bytes(result, 'ici'):.3f} GB"),
-    ("DCN", f"{ms['dcn']}  {_network_bytes(result, 'dcn'):.3f} GB"),
-  ]
-  rows += [
-    (
-      f"  {entry.kind}",
-      f"{entry.seconds * 1e3:8.2f} ms  {entry.num_bytes / 1e9:.3f} GB, "
-      f"{entry.count} x over {entry.axes} ({entry.network})",
-    )
-    for entry in cost.collectives
-  ]
-  rows += [
-    (
-      "roofline",
-      f"{result.roofline_seconds * 1e3:8.2f} ms  bound by {result.bound}",
-    ),
-    (
-      "predicted MFU",
-      f"{result.predicted_mfu:.1%} "
-      f"(nothing overlapping: {result.pessimistic_mfu:.1%})",
-    ),
-    (
-      "fits",
-      "yes" if result.program.fits else f"NO: {_gib(memory.over)} over",
-    ),
-  ]
-  return _lines(rows)
-
-
-def _network_bytes(result: Result, network: str) -> float:
-  return (
-    sum(
-      c.num_bytes
-      for c in result.program.cost.collectives
-      if c.network == network
-    )
-    / 1e9
+  chips = request.topology.num_devices
+  flops = model_flops.trace_flops(served.function, *served.arguments)
+  return Result(
+    request,
+    {"chips that work alone": chips},
+    request.rows_per_chip * chips,
+    1,
+    request.rows_per_chip,
+    served.parameters,
+    flops * chips,
+    program,
+    audio_secs=served.audio_secs,
   )
 
 
-def _lines(rows: list[tuple[str, str]]) -> str:
-  return "\n".join(f"{name:22}{value}" for name, value in rows)
+# --- Refusal.
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+  """What a knob would do, measured by compiling with it.
+
+  Attributes:
+    text: what to write.
+    num_bytes: of peak memory saved on a chip.
+    fits: whether the step then fits.
+    predicted_mfu: then.
+  """
+
+  text: str
+  num_bytes: int
+  fits: bool
+  predicted_mfu: float
+
+
+def savings(result: Result, results: list[Any]) -> list[Saving]:
+  """Knobs that save memory, the best first.
+
+  Args:
+    result: of a step that does not fit.
+    results: of the same with each of `result.knobs`, or exceptions.
+  """
+  found = []
+  for (text, _), other in zip(result.knobs, results):
+    if isinstance(other, Exception):
+      continue
+    saved = result.program.memory.peak - other.program.memory.peak
+    if saved > 0:
+      found.append(Saving(text, saved, other.program.fits, other.predicted_mfu))
+  return sorted(found, key=lambda saving: -saving.num_bytes)
+
+
+def by_network(result: Result, network: str) -> list[program_cost.Collective]:
+  """Collectives of a result on 'ici' or 'dcn'."""
+  return [c for c in result.program.cost.collectives if c.network == network]

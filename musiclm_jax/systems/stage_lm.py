@@ -65,6 +65,86 @@ def export_stage(
   return artifacts.save(directory, KIND, config, arrays, metadata)
 
 
+def decode_network(
+  spec: stages_lib.StageSpec,
+  streams: Mapping[str, streams_lib.TokenStream],
+  transformer: transformer_lib.TransformerConfig,
+  precision: precision_lib.Precision,
+  aligned_conditioning: bool = False,
+) -> decoder_lm.DecoderLM:
+  """The network of a trained stage, laid out for decoding."""
+  layout = stages_lib.StageLayout(spec, streams)
+  # Unrolled, each layer has a cache of its own that is updated in place;
+  # scanned, all caches would be copied at every decode step.
+  unrolled = artifacts.config_from_dict(
+    transformer_lib.TransformerConfig,
+    artifacts.config_to_dict(transformer)
+    | {"scan_layers": False, "remat": "none"},
+  )
+  return decoder_lm.DecoderLM(
+    decoder_lm.DecoderLMConfig(
+      unrolled,
+      layout.vocab_size,
+      layout.num_target_levels,
+      layout.target_stream.codebook_size,
+      aligned_conditioning,
+    ),
+    precision,
+  )
+
+
+def generate_program(
+  network: decoder_lm.DecoderLM,
+  offsets: np.ndarray,
+  params: Any,
+  tokens: jax.Array,
+  keys: jax.Array,
+  first_positions: jax.Array,
+  forced: jax.Array,
+  num_forced: jax.Array,
+  shapes: tuple[tuple[int, int], ...],
+  num_frames: int,
+  sampling: sampling_lib.SamplingConfig,
+) -> jax.Array:
+  """Prefill, then the decode loop, as one program."""
+  hidden, state = network.apply(
+    {"params": params},
+    tokens,
+    shapes,
+    method="prefill",
+    mutable=["cache"],
+  )
+
+  def step(cache, token):
+    hidden, state = network.apply(
+      {"params": params, "cache": cache},
+      token,
+      method="step",
+      mutable=["cache"],
+    )
+    return state["cache"], hidden
+
+  def logits(hidden, level):
+    return network.apply(
+      {"params": params}, hidden, level, method="level_logits"
+    )
+
+  codes, _ = autoregressive.decode(
+    step,
+    logits,
+    state["cache"],
+    hidden,
+    keys,
+    first_positions,
+    offsets,
+    num_frames,
+    sampling,
+    forced,
+    num_forced,
+  )
+  return codes
+
+
 class StageLM:
   """Generates and scores target codes of one stage.
 
@@ -107,22 +187,8 @@ class StageLM:
       precision = precision_lib.Precision()
     layout = stages_lib.StageLayout(spec, self.streams)
     self._offsets = layout.target_offsets
-    # Unrolled, each layer has a cache of its own that is updated in place;
-    # scanned, all caches would be copied at every decode step.
-    unrolled = artifacts.config_from_dict(
-      transformer_lib.TransformerConfig,
-      artifacts.config_to_dict(transformer)
-      | {"scan_layers": False, "remat": "none"},
-    )
-    self._network = decoder_lm.DecoderLM(
-      decoder_lm.DecoderLMConfig(
-        unrolled,
-        layout.vocab_size,
-        layout.num_target_levels,
-        layout.target_stream.codebook_size,
-        aligned_conditioning,
-      ),
-      precision,
+    self._network = decode_network(
+      spec, self.streams, transformer, precision, aligned_conditioning
     )
     self._params = jax.tree.map(
       lambda leaf: jnp.asarray(leaf, precision.compute_dtype),
@@ -297,44 +363,19 @@ class StageLM:
     num_frames: int,
     sampling: sampling_lib.SamplingConfig,
   ) -> jax.Array:
-    """Prefill, then the decode loop, as one program."""
-    network = self._network
-    hidden, state = network.apply(
-      {"params": params},
+    return generate_program(
+      self._network,
+      self._offsets,
+      params,
       tokens,
-      shapes,
-      method="prefill",
-      mutable=["cache"],
-    )
-
-    def step(cache, token):
-      hidden, state = network.apply(
-        {"params": params, "cache": cache},
-        token,
-        method="step",
-        mutable=["cache"],
-      )
-      return state["cache"], hidden
-
-    def logits(hidden, level):
-      return network.apply(
-        {"params": params}, hidden, level, method="level_logits"
-      )
-
-    codes, _ = autoregressive.decode(
-      step,
-      logits,
-      state["cache"],
-      hidden,
       keys,
       first_positions,
-      self._offsets,
-      num_frames,
-      sampling,
       forced,
       num_forced,
+      shapes,
+      num_frames,
+      sampling,
     )
-    return codes
 
   def _conditioning(
     self, codes: Mapping[str, np.ndarray], window: continuation.Window

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the exact train step for TPUs that are not there.
 
-A trainable, its loop and mesh configurations and a topology flow in; the
-compiled program's text, memory and cost flow out. Nothing is run and no
+A trainable, its loop and optimizer and a mesh of described devices flow in;
+the compiled program's memory and cost flow out. Nothing is run and no
 parameter is made: shapes with shardings stand in for the state and the batch.
 """
 
@@ -13,9 +13,11 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from musiclm_jax.core import errors, protocols, rng
 from musiclm_jax.partitioning import partitioner as partitioner_lib
@@ -134,16 +136,15 @@ def lower_train_step(
   key = jax.ShapeDtypeStruct(
     key.shape, key.dtype, sharding=partitioner.replicated
   )
-  step = jax.jit(
+  step = partitioner.jit(
     steps.make_train_step(
       setup.trainable, transform, config.num_microbatches, config.ema_decay
     ),
     donate_argnums=0,
     out_shardings=(shardings, None),
   )
-  with partitioner.context():
-    traced = step.trace(state, batch, key)
-    return traced.lower(lowering_platforms=("tpu",)), state
+  traced = step.trace(state, batch, key)
+  return traced.lower(lowering_platforms=("tpu",)), state
 
 
 class _Compilation(threading.Thread):
@@ -251,6 +252,35 @@ def compile_program(
   return Program(
     memory, program_cost.analyze(hlo.Module(text), network), *spent
   )
+
+
+def compile_function(
+  function: Callable[..., Any],
+  arguments: Sequence[Any],
+  topology: topologies.Topology,
+  whole: bool = False,
+) -> Program:
+  """Compiles a function for one chip of `topology`.
+
+  Args:
+    function: of arrays.
+    arguments: trees of shapes.
+    topology: its first chip is taken.
+    whole: see `compile_program`.
+  """
+  started = Stopwatch()
+  mesh = jax.sharding.Mesh(
+    np.array(topologies.devices(topology)[:1], object), ("chip",)
+  )
+  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  placed = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+    tuple(arguments),
+  )
+  traced = jax.jit(function).trace(*placed)
+  lowered = traced.lower(lowering_platforms=("tpu",))
+  network = program_cost.Network(topology, mesh)
+  return compile_program(lowered, network, started, whole)
 
 
 def compile_train_step(

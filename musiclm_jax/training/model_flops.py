@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.core import protocols, rng
+from musiclm_jax.models import token_lm
 from musiclm_jax.partitioning import axes
 
 
@@ -74,20 +75,30 @@ def trace_flops(function: Callable[..., Any], *args: Any) -> float:
   return count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def train_flops(trainable: protocols.Trainable, batch_size: int) -> float:
-  """FLOPs of one training step on a global batch.
-
-  A gradient costs twice the loss. Trainables with several losses are traced
-  with their gradients.
-  """
+def _abstract(
+  trainable: protocols.Trainable, batch_size: int
+) -> tuple[Any, Any, Any]:
+  """Variables, batch and key as shapes."""
   batch = dict(trainable.input_shapes(batch_size))
   key = jax.eval_shape(lambda: rng.root_key(0))
 
   def init(key):
     zeros = {n: jnp.zeros(s.shape, s.dtype) for n, s in batch.items()}
-    return dict(axes.unbox(trainable.init(key, zeros)))
+    return axes.unbox(dict(trainable.init(key, zeros)))
 
-  variables = jax.eval_shape(init, key)
+  return jax.eval_shape(init, key), batch, key
+
+
+def traced_train_flops(
+  trainable: protocols.Trainable, batch_size: int
+) -> float:
+  """FLOPs of a training step as its loss is written down.
+
+  A gradient costs twice the loss. Trainables with several losses are traced
+  with their gradients. Causal attention counts as it is computed, which may
+  be with the half that is masked out.
+  """
+  variables, batch, key = _abstract(trainable, batch_size)
   step = jax.ShapeDtypeStruct((), jnp.int32)
   if hasattr(trainable, "gradients"):
     return trace_flops(trainable.gradients, variables, batch, key, step)
@@ -96,3 +107,28 @@ def train_flops(trainable: protocols.Trainable, batch_size: int) -> float:
     return trainable.loss(variables, batch, key, step, True)
 
   return 3.0 * trace_flops(loss, variables, batch, key, step)
+
+
+def stage_flops(stage: token_lm.TokenLM, batch_size: int) -> float:
+  """FLOPs of a training step of a stage, from its sizes.
+
+  Attention counts the keys a query may see, itself and those before; the
+  embedding is a look-up and counts nothing.
+  """
+  config, layout = stage.config.transformer, stage.layout
+  width = config.num_heads * config.kv_dim
+  mlp_products = 3 if config.gated else 2
+  weights = config.embed_dim * (4 * width + mlp_products * config.mlp_dim)
+  length = layout.length
+  seen = length * (length + 1) // 2
+  layer = 2 * length * weights + 4 * seen * width
+  codes = layout.target_stream.codebook_size
+  head = 2 * (length - layout.target_start) * config.embed_dim * codes
+  return 3.0 * batch_size * (config.num_layers * layer + head)
+
+
+def train_flops(trainable: protocols.Trainable, batch_size: int) -> float:
+  """FLOPs a training step on a global batch needs."""
+  if isinstance(trainable, token_lm.TokenLM):
+    return stage_flops(trainable, batch_size)
+  return traced_train_flops(trainable, batch_size)

@@ -426,11 +426,14 @@ class Cost:
     flops: of matrix products, recomputation included.
     hbm_bytes: read and written.
     collectives: by kind and axes.
+    uncounted_kernels: runs of kernels that do not say what they cost; their
+      FLOPs are missing.
   """
 
   flops: float
   hbm_bytes: float
   collectives: tuple[Collective, ...]
+  uncounted_kernels: int = 0
 
   def seconds(self, chip: topologies.Chip) -> dict[str, float]:
     """Time of each resource, were it the only one."""
@@ -449,12 +452,18 @@ class Cost:
 def analyze(module: hlo.Module, network: Network) -> Cost:
   """Adds up what `module` costs each chip of `network`."""
   flops = hbm_bytes = 0.0
+  uncounted = 0
   found: dict[tuple[str, str, str], list[float]] = {}
   num_devices = network.topology.num_devices
   for visit in module.walk():
     instruction = visit.instruction
     flops += visit.times * flops_of(visit)
     hbm_bytes += visit.times * hbm_bytes_of(visit, module)
+    if (
+      'custom_call_target="tpu_custom_call"' in instruction.attributes
+      and '"cost_estimate"' not in instruction.attributes
+    ):
+      uncounted += visit.times
     kind = _collective_kind(instruction.opcode)
     if kind is None:
       continue
@@ -480,4 +489,4 @@ def analyze(module: hlo.Module, network: Network) -> Cost:
     Collective(*key, int(count), sent, seconds)
     for key, (count, sent, seconds) in sorted(found.items())
   )
-  return Cost(flops, hbm_bytes, collectives)
+  return Cost(flops, hbm_bytes, collectives, uncounted)
