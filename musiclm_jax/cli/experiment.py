@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from musiclm_jax.cli import gin_config
 from musiclm_jax.core import errors, protocols
 from musiclm_jax.partitioning import auto_mesh
@@ -93,7 +91,7 @@ class Experiment:
       books: where the time goes; closed by the caller.
     """
     partitioner = partitioner or self.make_partitioner()
-    host, hosts = jax.process_index(), jax.process_count()
+    host, hosts = partitioner.host_part()
 
     def train_batches(start_step):
       return self.data.train_batches(start_step, host, hosts)

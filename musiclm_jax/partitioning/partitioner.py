@@ -5,7 +5,7 @@ Knows no model: it maps logical names to the mesh and moves host batches.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,29 @@ import numpy as np
 from musiclm_jax.partitioning import auto_mesh, axes
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import rules as rules_lib
+
+
+def part_of_host(
+  rows: Mapping[int, Collection[int]], host: int
+) -> tuple[int, int]:
+  """Index of a host's part of the batch, and number of parts.
+
+  Args:
+    rows: by host, the shards of the batch that its devices hold.
+    host: whose part.
+
+  Raises:
+    ValueError: if parts overlap without being equal, or differ in size.
+  """
+  parts = sorted({tuple(sorted(part)) for part in rows.values()})
+  every = [row for part in parts for row in part]
+  if len(set(every)) < len(every) or len({len(part) for part in parts}) > 1:
+    raise ValueError(
+      "the mesh gives hosts rows of the batch that overlap in part, or more to "
+      f"one than to another: {parts}; expected sizes for which each host has "
+      "the same rows as another or none of them"
+    )
+  return parts.index(tuple(sorted(rows[host]))), len(parts)
 
 
 class Partitioner:
@@ -94,16 +117,21 @@ class Partitioner:
     most = min(rows_per_device or rows, rows)
     return rows // max(n for n in range(1, most + 1) if rows % n == 0)
 
-  def local_rows(self, global_batch_size: int) -> np.ndarray:
-    """Rows of the global batch that `put_batch` wants of this host, in order.
+  def host_part(self) -> tuple[int, int]:
+    """Which part of each global batch this host reads, and of how many.
 
-    Not always one run of rows: a mesh may give a host's devices any part of
-    the batch, and hosts along the sequence or tensor axis share their rows.
+    Not always one part per host: hosts along the sequence or tensor axis need
+    the same rows and read them both.
+
+    Raises:
+      ValueError: if the mesh gives hosts parts that overlap in part, or of
+        different sizes.
     """
-    self.check_batch_size(global_batch_size)
-    rows = np.arange(global_batch_size)
-    parts = self.batch_sharding.addressable_devices_indices_map(rows.shape)
-    return np.unique(np.concatenate([rows[part] for part in parts.values()]))
+    shards = self.batch_sharding.devices_indices_map((self.batch_divisor,))
+    rows: dict[int, set[int]] = {}
+    for device, (place,) in shards.items():
+      rows.setdefault(device.process_index, set()).add(place.start or 0)
+    return part_of_host(rows, jax.process_index())
 
   def shardings(self, abstract: Any) -> Any:
     """One sharding per leaf of an abstract, boxed tree."""

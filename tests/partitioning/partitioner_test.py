@@ -71,7 +71,7 @@ def test_slices_hold_one_block_of_the_mesh_each(results):
   result = results["2 slices"]
   assert result["shape"] == {"data": 2, "fsdp": 2, "sequence": 2, "tensor": 1}
   assert result["devices"] == list(range(8))
-  assert result["rows"] == list(range(8))
+  assert result["host_part"] == [0, 1]
 
 
 def test_microbatches_follow_from_the_batch():
@@ -83,3 +83,24 @@ def test_microbatches_follow_from_the_batch():
   assert part.num_microbatches(7, 2) == 7
   with pytest.raises(ValueError, match="rows_per_device=-1"):
     part.num_microbatches(12, -1)
+
+
+@pytest.mark.parametrize(
+  ("rows", "parts"),
+  [
+    ({0: {0, 1}, 1: {2, 3}}, [(0, 2), (1, 2)]),
+    # Chips of a host need not be neighbours in the batch.
+    ({0: {1, 3}, 1: {0, 2}}, [(1, 2), (0, 2)]),
+    # Hosts 0 and 1 lie along the tensor axis: they read the same rows.
+    ({0: {0}, 1: {0}, 2: {1}, 3: {1}}, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ({0: {0}, 1: {0}}, [(0, 1), (0, 1)]),
+  ],
+)
+def test_hosts_read_what_their_devices_need(rows, parts):
+  assert [partitioner.part_of_host(rows, host) for host in rows] == parts
+
+
+def test_rows_that_no_host_could_read_are_refused():
+  for rows in ({0: {0, 1}, 1: {1, 2}}, {0: {0}, 1: {1, 2}}):
+    with pytest.raises(ValueError, match="overlap in part"):
+      partitioner.part_of_host(rows, 0)
