@@ -16,12 +16,15 @@ from musiclm_jax.partitioning import axes, mesh, partitioner
 from musiclm_jax.training import (
   checkpoints,
   compile_cache,
+  distributed,
   goodput,
   ledger,
   loop,
   optimizers,
+  preemption,
   profiling,
   skips,
+  supervisor,
   watchdog,
 )
 
@@ -205,3 +208,75 @@ def test_compile_cache_says_hit_or_miss(tmp_path, caplog):
   finally:
     for name, value in before.items():
       jax.config.update(name, value)
+
+
+def test_maintenance_notice_saves_and_stops(tmp_path, monkeypatch):
+  notice = tmp_path / "notice"
+  notice.write_text("NONE\n")
+  monkeypatch.setenv(preemption.NOTICE_VARIABLE, str(notice))
+  monkeypatch.setattr(preemption, "_POLL_SECS", 0.05)
+
+  def announced(start):
+    for step, batch in enumerate(stream()(start), start):
+      if step == 4:
+        notice.write_text("TERMINATE_ON_HOST_MAINTENANCE")
+      time.sleep(0.01 if step < 4 else 0.05)
+      yield batch
+
+  with pytest.raises(errors.Preempted, match="saved step") as caught:
+    loop.train(
+      tmp_path / "run",
+      Line(),
+      announced,
+      None,
+      loop.LoopConfig(total_steps=10**6),
+      optimizers.OptimizerConfig(),
+      partitioner.Partitioner(mesh.MeshConfig(data=1)),
+    )
+  step = checkpoints.latest_step(tmp_path / "run")
+  assert f"saved step {step} " in str(caught.value) and step > 4
+  assert ledger.read(tmp_path / "run")[-1]["cause"] == "preempted"
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    (
+      "DEADLINE_EXCEEDED: Barrier timed out.\n# of tasks that reached the "
+      "barrier: 1/4.\nThe first task at the barrier: 0. Some timed out task "
+      "names:\n3\n1\n\nRPC: /xla.coordination.CoordinationService/RegisterTask",
+      "processes 1, 3 did not come in time to start",
+    ),
+    (
+      "UNAVAILABLE: The following tasks are unhealthy (stopped sending "
+      "heartbeats):\n2\nThe tasks have crashed.",
+      "lost process 2: no sign of life any more",
+    ),
+    ("Polled an error from", "lost process 0, the coordinator at h:1"),
+    ("free(): invalid pointer", "process 1 was ended by SIGABRT"),
+  ],
+)
+def test_supervisor_says_who_is_lost(text, expected):
+  assert supervisor.explain(text, 1, "h:1", "SIGABRT") == expected
+
+
+@pytest.mark.parametrize(
+  "values, expected",
+  [
+    (("h:1", 2, 2), "process_id=2"),
+    (("h", 2, 0), "host:port"),
+    ((None, 2, None), "expected all three"),
+  ],
+)
+def test_half_a_cluster_is_refused(values, expected, monkeypatch):
+  monkeypatch.setattr(distributed, "_detected", lambda: None)
+  with pytest.raises(errors.UserError, match=expected):
+    distributed.find_cluster(distributed.ClusterConfig(*values))
+
+
+def test_cluster_from_the_environment(monkeypatch):
+  monkeypatch.setattr(distributed, "_detected", lambda: ("pod:8476", 4, 3))
+  found = distributed.find_cluster(distributed.ClusterConfig())
+  assert (found.coordinator_address, found.process_id) == ("pod:8476", 3)
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+  assert distributed.find_cluster(distributed.ClusterConfig()) is None
