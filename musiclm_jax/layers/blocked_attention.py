@@ -13,6 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu import splash_attention
 
 from musiclm_jax.layers import attention_kernel, positions
 from musiclm_jax.partitioning import axes
@@ -112,6 +113,9 @@ def _on_device(
   interpret: bool,
 ) -> jax.Array:
   batch, length, _, heads, kv = qkv.shape
+  if kernel and not learned:
+    # Without a bias there is a kernel in jax that does this well.
+    return _splash(qkv, segment_ids, interpret)
   sizes = attention_kernel.Sizes(
     batch=batch,
     length=length,
@@ -169,6 +173,52 @@ def _attend_backward(plan, saved, grad):
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+# --- Without a bias, by jax's own kernel.
+
+
+def _splash(
+  qkv: jax.Array, segment_ids: jax.Array | None, interpret: bool
+) -> jax.Array:
+  """Causal attention of `[batch, length, 3, heads, kv]` by splash attention."""
+  _, length, _, heads, kv = qkv.shape
+  block = block_size(length)
+  # What fills the last block comes after all queries: the mask hides it.
+  rest = -length % block
+  padded = length + rest
+  mask = splash_attention.MultiHeadMask(
+    [splash_attention.CausalMask((padded, padded))] * heads
+  )
+  sides = (
+    "block_q",
+    "block_kv",
+    "block_kv_compute",
+    "block_q_dkv",
+    "block_kv_dkv",
+    "block_kv_dkv_compute",
+    "block_q_dq",
+    "block_kv_dq",
+  )
+  run = splash_attention.make_splash_mha_single_device(
+    mask=mask,
+    block_sizes=splash_attention.BlockSizes(**dict.fromkeys(sides, block)),
+    residual_checkpoint_name=SAVED_NAMES[0],
+    interpret=interpret,
+  )
+  query, key, value = (
+    jnp.pad(qkv[:, :, i].swapaxes(1, 2), ((0, 0), (0, 0), (0, rest), (0, 0)))
+    for i in range(3)
+  )
+  query = query * jnp.asarray(kv**-0.5, query.dtype)
+  if segment_ids is None:
+    out = jax.vmap(run)(query, key, value)
+  else:
+    ids = jnp.pad(segment_ids, ((0, 0), (0, rest)))
+    out = jax.vmap(run)(
+      query, key, value, splash_attention.SegmentIds(ids, ids)
+    )
+  return out[:, :, :length].swapaxes(1, 2)
 
 
 # --- The same, by XLA.

@@ -15,6 +15,7 @@ from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.layers import transformer
 from musiclm_jax.networks import decoder_lm
+from musiclm_jax.partitioning import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,11 @@ class TokenLMConfig:
     z_loss: weight of the squared log-partition (keeps bfloat16 logits small).
     loss_chunk: target positions whose logits are held at a time, in float32;
       they are then computed twice. 0 holds those of all positions.
+    packed: rows hold several examples (`data.tasks.StageTaskConfig`), told
+      apart by the feature `decoder_segment_ids`.
+    gather: where a mesh splits parameters over 'fsdp', they are sent to the
+      devices in the compute dtype as each 'layer' runs, which takes little
+      memory; or once per 'step', which takes a third of the traffic.
     precision: dtypes.
   """
 
@@ -47,6 +53,8 @@ class TokenLMConfig:
   label_smoothing: float = 0.0
   z_loss: float = 0.0
   loss_chunk: int = 0
+  packed: bool = False
+  gather: str = "layer"
   precision: precision_lib.Precision = precision_lib.Precision()
 
   def __post_init__(self):
@@ -58,6 +66,18 @@ class TokenLMConfig:
     ):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected in [0, 1)")
+    for name in (
+      "aligned_conditioning",
+      "conditioning_dropout_rate",
+      "target_dropout_rate",
+    ):
+      if self.packed and getattr(self, name):
+        raise ValueError(
+          f"{name}={getattr(self, name)}: expected none with packed=True, "
+          "where conditioning stands anywhere in a row"
+        )
+    if self.gather not in ("layer", "step"):
+      raise ValueError(f"gather={self.gather!r}: expected 'layer' or 'step'")
     for name in ("z_loss", "loss_chunk"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 0")
@@ -96,17 +116,34 @@ class TokenLM:
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Features the loss reads."""
     shape = (batch_size, self.layout.length)
-    return {
+    shapes = {
       "decoder_input_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
       "decoder_target_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
       "decoder_loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
     }
+    if self.config.packed:
+      shapes["decoder_segment_ids"] = jax.ShapeDtypeStruct(shape, jnp.int32)
+    return shapes
+
+  @property
+  def _shapes(self) -> tuple[tuple[int, int], ...]:
+    """Shapes of segments; packed, all that may be a target is the target."""
+    layout = self.layout
+    if not self.config.packed:
+      return layout.shapes
+    levels = layout.num_target_levels
+    start = layout.target_start % levels
+    return ((start, 1), ((layout.length - start) // levels, levels))
+
+  def _targets(self, batch: protocols.Batch, name: str) -> jax.Array:
+    """Target positions of a feature `[batch, length]`."""
+    frames, levels = self._shapes[-1]
+    start = decoder_lm.target_start(self._shapes)
+    return batch[name][:, start : start + frames * levels]
 
   def init(self, key: jax.Array, batch: protocols.Batch) -> protocols.Variables:
     """Fresh parameters, boxed with logical axis names."""
-    return self.network.init(
-      key, batch["decoder_input_tokens"], self.layout.shapes
-    )
+    return self.network.init(key, batch["decoder_input_tokens"], self._shapes)
 
   def logits(
     self,
@@ -131,14 +168,30 @@ class TokenLM:
       rngs = {"dropout": dropout_key}
       tokens = self._hide(tokens, rng.named(dropout_key, "tokens"))
     return self.network.apply(
-      {"params": variables["params"]},
+      {"params": self._gathered(variables["params"])},
       tokens,
-      self.layout.shapes,
+      self._shapes,
+      segment_ids=batch["decoder_segment_ids"] if self.config.packed else None,
       deterministic=dropout_key is None,
       rngs=rngs,
       method=method,
       **arguments,
     )
+
+  def _gathered(self, params: Any) -> Any:
+    """Parameters as the network computes with them, on a mesh."""
+    if not axes.is_split("embed"):
+      return params
+    abstract = jax.eval_shape(self.init, rng.root_key(0), self.input_shapes(1))
+    specs = axes.logical_specs(abstract)["params"]
+    dtype = self.config.precision.compute_dtype
+
+    def one(path, leaf, spec):
+      if "embed" not in spec or path[-1].key == "scale":
+        return leaf  # Small, and computed with in float32.
+      return axes.gather(leaf, tuple(spec), dtype, self.config.gather == "step")
+
+    return jax.tree_util.tree_map_with_path(one, params, specs)
 
   def code_scores(
     self,
@@ -147,14 +200,13 @@ class TokenLM:
     dropout_key: jax.Array | None = None,
   ) -> decoder_lm.CodeScores:
     """Teacher-forced scores of the target codes, `loss_chunk` at a time."""
-    start = self.layout.target_start
     return self._apply(
       "code_scores",
       variables,
       batch,
       dropout_key,
       codes=self.layout.decode_target(
-        batch["decoder_target_tokens"][:, start:]
+        self._targets(batch, "decoder_target_tokens")
       ),
       chunk_frames=-(-self.config.loss_chunk // self.layout.num_target_levels),
     )
@@ -199,9 +251,9 @@ class TokenLM:
       variables, batch, rng.named(key, "dropout") if train else None
     )
     nats = scores.nats
-    start, levels = self.layout.target_start, self.layout.num_target_levels
-    weights = batch["decoder_loss_weights"][:, start:].astype(jnp.float32)
-    weights = weights.reshape(nats.shape)
+    levels = self.layout.num_target_levels
+    weights = self._targets(batch, "decoder_loss_weights")
+    weights = weights.astype(jnp.float32).reshape(nats.shape)
     per_token = self._regularized(scores) if train else nats
     count = weights.sum()
     total = (per_token * weights).sum()

@@ -153,7 +153,8 @@ class DecoderLM(nn.Module):
       x, deterministic=deterministic, segment_ids=segment_ids
     )
     batch, _, embed_dim = hidden.shape
-    hidden = hidden[:, target_start(shapes) :]
+    start = target_start(shapes)
+    hidden = hidden[:, start : start + frames * levels]
     return hidden.reshape(batch, frames, levels, embed_dim)
 
   def code_scores(

@@ -8,12 +8,14 @@ relpos_buckets, stats. `partitioning/rules.py` maps them to mesh axes.
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 Names = Sequence[Any]
 Rules = Sequence[tuple[str, Any]]
@@ -155,6 +157,39 @@ def on_each_device(
     )(*arrays)
 
   return call
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def gather(
+  x: jax.Array, names: Names, dtype: jax.typing.DTypeLike, whole: bool
+) -> jax.Array:
+  """A parameter for computing with: cast where it lies, then sent.
+
+  Left to itself the compiler sends float32, and again for each use. The
+  gradient is reduced in `dtype` too, to where the parameter lies.
+
+  Args:
+    x: parameter.
+    names: logical names of its dimensions; hashable.
+    dtype: to compute in.
+    whole: every device gets all of 'embed' here; otherwise where it is used.
+  """
+  x = constrain(x.astype(dtype), names)
+  if whole:
+    x = constrain(x, [None if name == "embed" else name for name in names])
+  return x
+
+
+def _gather_forward(x, names, dtype, whole):
+  return gather(x, names, dtype, whole), jnp.zeros((), x.dtype)
+
+
+def _gather_backward(names, dtype, whole, saved, grad):
+  del dtype, whole
+  return (constrain(grad, names).astype(saved.dtype),)
+
+
+gather.defvjp(_gather_forward, _gather_backward)
 
 
 def unbox(variables: Any) -> Any:

@@ -40,3 +40,40 @@ def test_fine_stage_reads_one_stream_twice():
   codes = layout.decode_target(targets[layout.target_start :])
   np.testing.assert_array_equal(codes, acoustic[:, 2:])
   assert weights.sum() == 8
+
+
+def test_short_examples_are_packed_into_a_row_and_cut_where_it_ends():
+  # A row of 4 s: 3 + 8 + 32 tokens; examples of 1, 2 and 2 s.
+  layout = stages.StageLayout(stages.coarse_stage(3, 2, 4.0), _STREAMS)
+  converter = feature_converters.StageConverter(layout, num_packed=3)
+  rng = np.random.default_rng(0)
+  secs = (1, 2, 2)
+  codes = []
+  for name in ("mulan", "semantic", "acoustic"):
+    stream = _STREAMS[name]
+    frames = stream.num_frames(4.0)
+    array = rng.integers(
+      0, stream.codebook_size, (3, frames, stream.num_codebooks)
+    )
+    for row, length in enumerate(secs):
+      if stream.frame_rate_hz:
+        array[row, int(length * stream.frame_rate_hz) :] = -1
+    codes.append(array.astype(np.int32))
+  inputs, targets, weights, ids = converter.encode_packed(
+    np.ones(3, np.float32), *codes
+  )
+  # 3 + 2 + 8 and 3 + 4 + 16 tokens; of the third only what is left. One
+  # position is skipped where targets would change their level.
+  assert [(ids == i).sum() for i in (1, 2)] == [13, 23]
+  kept = int((ids == 3).sum())
+  assert 0 < kept <= layout.length - 36 and weights[ids == 0].sum() == 0
+  for number in (1, 2, 3):
+    row = np.flatnonzero(ids == number)
+    assert (np.diff(row) == 1).all()
+    np.testing.assert_array_equal(
+      inputs[row], [stages.BOS_ID, *targets[row[:-1]]]
+    )
+    first = row[np.flatnonzero(weights[row])[0]]
+    assert first % 2 == layout.target_start % 2
+    made = targets[first : row[-1] + 1].reshape(-1, 2) - layout.target_offsets
+    np.testing.assert_array_equal(made, codes[2][number - 1, : len(made), :2])

@@ -77,3 +77,22 @@ def test_kernel_takes_bfloat16_and_ignores_what_lies_beyond_the_sequence():
   expected = _reference(qkv, table, None)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.06)
+
+
+@pytest.mark.parametrize("interpret", [False, True])
+def test_without_a_bias_equals_causal_attention(interpret):
+  qkv, _, direction = _inputs()
+  ids = _segments()
+
+  def blocked(qkv, table, segment_ids):
+    del table
+    wheel = jnp.asarray(positions.near_mask(BLOCK, 1))
+    bias = blocked_attention.BlockedBias(wheel, segment_ids, False, False)
+    return blocked_attention.attend(qkv, bias, interpret)
+
+  zeros = jnp.zeros((16, HEADS))
+  values = _with_gradients(blocked, qkv, zeros, direction, ids)
+  expected = _with_gradients(_reference, qkv, zeros, direction, ids)
+  for value, wanted in zip(values[:2], expected[:2]):
+    scale = float(jnp.abs(wanted).max())
+    np.testing.assert_allclose(value, wanted, atol=1e-5 * scale)

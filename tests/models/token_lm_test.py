@@ -19,19 +19,19 @@ STREAMS = (
 )
 
 
-def _model(**fields):
+def _model(crop_secs=1.0, **fields):
   stack = transformer.TransformerConfig(1, 32, 2, 32, dropout_rate=0.0)
-  spec = stages.coarse_stage(2, 2, crop_secs=1.0)
+  spec = stages.coarse_stage(2, 2, crop_secs=crop_secs)
   return token_lm.TokenLM(
     token_lm.TokenLMConfig(spec, STREAMS, stack, **fields)
   )
 
 
-def _batch(model, batch_size=2):
+def _batch(model, batch_size=2, secs=1.0):
   rng = np.random.default_rng(0)
   codes = {
     s.name: rng.integers(
-      0, s.codebook_size, (batch_size, s.num_frames(1.0), s.num_codebooks)
+      0, s.codebook_size, (batch_size, s.num_frames(secs), s.num_codebooks)
     )
     for s in STREAMS
   }
@@ -131,6 +131,31 @@ def test_chunks_of_the_loss_add_up_to_the_whole():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results
   )
+
+
+def test_packed_rows_score_each_example_as_if_alone():
+  short, packed = _model(crop_secs=0.5), _model(packed=True)
+  batch = _batch(short, 2, secs=0.5)
+  variables = _init(short, batch)
+  alone = short.code_scores(variables, batch).nats
+  # Two short sequences of 2 + 2 + 8 tokens in a row of 2 + 4 + 16.
+  length = packed.layout.length
+  row = {name: np.zeros((1, length), x.dtype) for name, x in batch.items()}
+  row["decoder_segment_ids"] = np.zeros((1, length), np.int32)
+  for index, start in enumerate((0, 12)):
+    count = min(12, length - start)
+    part = slice(start, start + count)
+    for name, values in batch.items():
+      row[name][0, part] = values[index, :count]
+    row["decoder_segment_ids"][0, part] = index + 1
+  assert set(packed.input_shapes(1)) == set(row)
+  nats = packed.code_scores(variables, row).nats[0].reshape(-1)
+  np.testing.assert_allclose(nats[4:12], alone[0].reshape(-1), atol=1e-5)
+  np.testing.assert_allclose(nats[16:22], alone[1].reshape(-1)[:6], atol=1e-5)
+  loss, output = packed.loss(variables, row, jax.random.key(0), 0, False)
+  assert float(output.metrics["loss"].count) == 14
+  total = alone[0].sum() + alone[1].reshape(-1)[:6].sum()
+  assert float(loss) == pytest.approx(float(total) / 14, rel=1e-5)
 
 
 def test_input_shapes_fit_a_batch():
