@@ -80,6 +80,8 @@ setuptools.setup(
     "train": _TRAIN,
     "demo": _DEMO,
     "beam": _BEAM,
+    # `musiclm check` compiles for TPUs on any machine.
+    "check": ["libtpu"],
     "tpu": ["libtpu"],
     "cuda": ["jax[cuda12]>=0.10,<0.11"],
     "dev": _DEV,
