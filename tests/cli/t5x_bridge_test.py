@@ -60,7 +60,7 @@ def _fake_t5x(monkeypatch):
 
 def make_trainable():
   config = transformer.TransformerConfig(
-    num_layers=2, embed_dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.5
+    num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, dropout_rate=0.5
   )
   return token_lm.TokenLM(
     token_lm.TokenLMConfig(
@@ -91,10 +91,18 @@ def test_model_has_our_loss_and_named_parameters(fake_t5x):
   model = t5x_bridge.stage_model(trainable, "optimizer")
   batch = make_batch(trainable)
   shapes = {name: array.shape for name, array in batch.items()}
-  variables = model.get_initial_variables(jax.random.PRNGKey(0), shapes)
-  params = variables["params"]
+  collections = {}
+
+  @jax.jit
+  def initialize(key):
+    # Axis names are no arrays: T5X keeps them aside as well.
+    variables = model.get_initial_variables(key, shapes)
+    collections["axes"] = variables["params_axes"]
+    return variables["params"]
+
+  params = initialize(jax.random.PRNGKey(0))
   # As T5X does it: every parameter has as many names as dimensions.
-  names = flax_partitioning.get_axis_names(variables["params_axes"])
+  names = flax_partitioning.get_axis_names(collections["axes"])
   flat = flax.traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/")
   flat_names = flax.traverse_util.flatten_dict(
     flax.core.unfreeze(names), sep="/"
@@ -103,15 +111,15 @@ def test_model_has_our_loss_and_named_parameters(fake_t5x):
   assert all(len(flat_names[key]) == flat[key].ndim for key in flat)
   assert any("mlp" in tuple(spec) for spec in flat_names.values())
 
-  loss, metrics = model.eval_fn(params, batch)
-  expected, output = trainable.loss(
+  loss, metrics = jax.jit(model.eval_fn)(params, batch)
+  expected, output = jax.jit(trainable.loss, static_argnums=4)(
     {"params": flax.core.unfreeze(params)}, batch, jax.random.key(0), 0, False
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
   assert metrics.keys() == output.metrics.keys()
   np.testing.assert_allclose(metrics["loss"].compute(), expected, rtol=1e-6)
 
-  gradient = jax.value_and_grad(model.loss_fn, has_aux=True)
+  gradient = jax.jit(jax.value_and_grad(model.loss_fn, has_aux=True))
   (dropped, _), grads = gradient(params, batch, jax.random.PRNGKey(1))
   assert abs(float(dropped) - float(expected)) > 1e-4
   assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
