@@ -291,8 +291,9 @@ def fits(what: str, codes: list[int]) -> bool:
     return True
   allowed = {42, -signal.SIGKILL} if "SIGKILL" in what else {143}
   if "SIGTERM" in what and "in start" in what:
-    # Before the processes have met, the others only learn of it by silence.
-    allowed |= {42}
+    # Before the processes have met, the others only learn of it by silence;
+    # before it has a handler, a process just ends (143 to a shell).
+    allowed |= {42, -signal.SIGTERM}
   return all(code in allowed for code in codes)
 
 
