@@ -106,6 +106,7 @@ def train(
     "param_bytes": shard_bytes(now.params),
     "optimizer_bytes": shard_bytes(now.optimizer),
     "constraints": lowered.as_text().count("sharding_constraint"),
+    "host_part": part.host_part(),
     "losses": [],
   }
   step = lowered.compile()
