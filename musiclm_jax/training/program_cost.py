@@ -154,72 +154,82 @@ def flops_of(visit: hlo.Visit) -> float:
 # --- HBM.
 
 
+class _Fusion:
+  """A fused computation: what it reads of each parameter, what it writes.
+
+  Fusions nest: a product's operand may be a fusion that takes one layer out
+  of an array of all.
+  """
+
+  def __init__(self, name: str, module: hlo.Module):
+    self._module = module
+    self._body = module.computations[name]
+    self._users: dict[str, list[hlo.Instruction]] = {}
+    self._parameters: dict[int, str] = {}
+    for instruction in self._body.values():
+      for operand in instruction.operands:
+        self._users.setdefault(operand, []).append(instruction)
+      if instruction.opcode == "parameter":
+        index = re.match(r"value=(\d+)", instruction.attributes)
+        self._parameters[int(index[1])] = instruction.name
+      if instruction.is_root:
+        self._root = instruction
+    self.written, self._updating = self._find_updates()
+
+  def _find_updates(self) -> tuple[list[float | None], set[str]]:
+    """Per result the bytes of the part that is written (None: all of it), and
+    the instructions that update in place."""
+    root = self._root
+    names = root.operands if root.opcode == "tuple" else (root.name,)
+    written, updating = [], set()
+    for name in names:
+      part, instruction = None, self._body[name]
+      while instruction.opcode in ("bitcast", "copy", "convert"):
+        instruction = self._body[instruction.operands[0]]
+      if instruction.opcode == "dynamic-update-slice":
+        part = self._body[instruction.operands[1]].arrays[0].num_bytes
+      elif instruction.opcode == "fusion":
+        (part, *_) = self._nested(instruction).written
+      if part is not None:
+        updating.add(instruction.name)
+      written.append(part)
+    return written, updating
+
+  def _nested(self, instruction: hlo.Instruction) -> "_Fusion":
+    return _Fusion(instruction.called("calls"), self._module)
+
+  def read(self, index: int, whole: float) -> float:
+    """Bytes read of parameter `index`, which has `whole`."""
+    total, queue = 0.0, [self._parameters.get(index)]
+    while queue:
+      current = queue.pop()
+      for user in self._users.get(current, ()):
+        if user.opcode == "bitcast":
+          queue.append(user.name)
+        elif user.opcode in _READS_A_PART and user.operands[0] == current:
+          total += sum(array.num_bytes for array in user.arrays)
+        elif user.opcode == "fusion":
+          places = [i for i, n in enumerate(user.operands) if n == current]
+          total += sum(self._nested(user).read(i, whole) for i in places)
+        elif user.name in self._updating and user.operands[0] == current:
+          continue  # Updated in place: the rest is not touched.
+        else:
+          return whole
+    return min(total, whole)
+
+
 def _fusion_bytes(visit: hlo.Visit, module: hlo.Module) -> float:
   """Bytes a fusion moves: only the parts it reads or updates in place."""
-  body = module.computations[visit.instruction.called("calls")]
-  users: dict[str, list[hlo.Instruction]] = {}
-  parameters, root = {}, None
-  for instruction in body.values():
-    for operand in instruction.operands:
-      users.setdefault(operand, []).append(instruction)
-    if instruction.opcode == "parameter":
-      index = re.match(r"value=(\d+)", instruction.attributes)
-      parameters[int(index[1])] = instruction
-    if instruction.is_root:
-      root = instruction
-  updated = _updates(root, body)
+  fusion = _Fusion(visit.instruction.called("calls"), module)
   total = 0.0
   for index, name in enumerate(visit.instruction.operands):
-    whole = sum(a.hbm_bytes for a in visit.computation[name].arrays)
-    if not whole or index not in parameters:
-      continue
-    total += _read_bytes(parameters[index].name, users, updated, whole)
-  for array, update in zip(visit.instruction.arrays, updated.values()):
+    whole = sum(array.hbm_bytes for array in visit.computation[name].arrays)
+    if whole:
+      total += fusion.read(index, whole)
+  for array, part in zip(visit.instruction.arrays, fusion.written):
     if array.in_hbm:
-      size = array.num_bytes
-      total += size if update is None else min(size, update.arrays[0].num_bytes)
+      total += array.num_bytes if part is None else min(array.num_bytes, part)
   return total
-
-
-def _updates(
-  root: hlo.Instruction, body: hlo.Computation
-) -> dict[str, hlo.Instruction | None]:
-  """Per result of a fusion, the part of it that is written; None: all."""
-  names = root.operands if root.opcode == "tuple" else (root.name,)
-  result: dict[str, hlo.Instruction | None] = {}
-  for position, name in enumerate(names):
-    instruction = body[name]
-    while instruction.opcode in ("bitcast", "copy", "convert"):
-      if instruction.operands[0] not in body:
-        break
-      instruction = body[instruction.operands[0]]
-    if instruction.opcode == "dynamic-update-slice":
-      result[instruction.name] = body[instruction.operands[1]]
-    else:
-      result[f"{name}#{position}"] = None
-  return result
-
-
-def _read_bytes(
-  name: str,
-  users: dict[str, list[hlo.Instruction]],
-  updated: dict[str, hlo.Instruction | None],
-  whole: float,
-) -> float:
-  """Bytes of a fusion's parameter that are read."""
-  total, queue = 0.0, [name]
-  while queue:
-    current = queue.pop()
-    for user in users.get(current, ()):
-      if user.opcode == "bitcast":
-        queue.append(user.name)
-      elif user.opcode in _READS_A_PART and user.operands[0] == current:
-        total += sum(array.num_bytes for array in user.arrays)
-      elif user.name in updated and user.operands[0] == current:
-        continue  # Updated in place: the rest is not touched.
-      else:
-        return whole
-  return min(total, whole)
 
 
 def hbm_bytes_of(visit: hlo.Visit, module: hlo.Module) -> float:

@@ -84,6 +84,23 @@ def test_body_of_a_loop_counts_as_often_as_it_runs():
   assert cost.hbm_bytes == 24 * (rows + layer + index + 3 * out + copied)
 
 
+def test_nested_fusion_reads_one_layer():
+  line = next(x for x in _LOOP.splitlines() if "dynamic-slice(" in x)
+  nested = line[: line.index("dynamic-slice(")].replace("%layer", "ROOT %part")
+  take = (
+    "%take (p1: bf16[24,128,256], p2: s32[]) -> bf16[1,128,256] {\n"
+    "  %p1 = bf16[24,128,256]{2,1,0:T(8,128)(2,1)} parameter(0)\n"
+    "  %p2 = s32[]{:T(128)} parameter(1)\n"
+    "  %zero = s32[]{:T(128)} constant(0)\n"
+    f"{nested}{line[line.index('dynamic-slice(') :]}\n}}\n\n"
+  )
+  call = f"{line[: line.index('dynamic-slice(')]}fusion(%p1, %p2), calls=%take"
+  text = _LOOP.replace(line, call).replace("%product (", take + "%product (", 1)
+  text = text.replace("GROUPS", "[4,16]<=[64]")
+  cost = program_cost.analyze(hlo.Module(text), _network())
+  assert cost == _cost("[4,16]<=[64]")
+
+
 @pytest.mark.parametrize(
   "groups, axes, size",
   [
