@@ -11,7 +11,7 @@ from typing import Any
 from musiclm_jax.cli import experiment, gin_config
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.partitioning import topologies
-from musiclm_jax.training import aot, model_flops, program_cost
+from musiclm_jax.training import aot, collectives, model_flops
 from musiclm_jax.training import state as state_lib
 
 WHAT = ("train", "decode", "tokenize")
@@ -330,6 +330,6 @@ def savings(result: Result, results: list[Any]) -> list[Saving]:
   return sorted(found, key=lambda saving: -saving.num_bytes)
 
 
-def by_network(result: Result, network: str) -> list[program_cost.Collective]:
+def by_network(result: Result, network: str) -> list[collectives.Collective]:
   """Collectives of a result on 'ici' or 'dcn'."""
   return [c for c in result.program.cost.collectives if c.network == network]

@@ -22,7 +22,14 @@ import numpy as np
 from musiclm_jax.core import errors, protocols, rng
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.partitioning import topologies
-from musiclm_jax.training import hlo, loop, optimizers, program_cost, steps
+from musiclm_jax.training import (
+  collectives,
+  hlo,
+  loop,
+  optimizers,
+  program_cost,
+  steps,
+)
 from musiclm_jax.training import state as state_lib
 
 _ASSIGNED = "after_optimizations_after_buffer_assignment.txt"
@@ -212,7 +219,7 @@ def read_memory(assignment: str, report: str, budget: int) -> Memory:
 
 def compile_program(
   lowered: jax.stages.Lowered,
-  network: program_cost.Network,
+  network: collectives.Network,
   started: Stopwatch,
   whole: bool = False,
 ) -> Program:
@@ -279,7 +286,7 @@ def compile_function(
   )
   traced = jax.jit(function).trace(*placed)
   lowered = traced.lower(lowering_platforms=("tpu",))
-  network = program_cost.Network(topology, mesh)
+  network = collectives.Network(topology, mesh)
   return compile_program(lowered, network, started, whole)
 
 
@@ -302,5 +309,5 @@ def compile_train_step(
   """
   started = Stopwatch()
   lowered, state = lower_train_step(setup, partitioner)
-  network = program_cost.Network(topology, partitioner.mesh)
+  network = collectives.Network(topology, partitioner.mesh)
   return compile_program(lowered, network, started, whole), state

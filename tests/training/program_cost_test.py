@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Costs read from the text of small programs, against counts by hand."""
 
-import collections
 import types
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from musiclm_jax.partitioning import topologies
-from musiclm_jax.training import hlo, program_cost
+from musiclm_jax.training import collectives, hlo, program_cost
 
 # A loop of 24 with one product, a collective and a copy into VMEM.
 _LOOP = """HloModule m, is_scheduled=true
@@ -52,7 +52,10 @@ ENTRY %main (s: (s32[], bf16[4,64,128], bf16[24,128,256])) -> (s32[], bf16[4,64,
 }
 """  # noqa: E501
 
-_Device = collections.namedtuple("_Device", "coords slice_index")
+
+class _Device(NamedTuple):
+  coords: tuple[int, ...]
+  slice_index: int
 
 
 def _network(text="v5p:4x4x4", shape=(4, 16), num_slices=1):
@@ -65,7 +68,7 @@ def _network(text="v5p:4x4x4", shape=(4, 16), num_slices=1):
   mesh = types.SimpleNamespace(
     devices=devices.reshape(shape), axis_names=("data", "fsdp")
   )
-  return program_cost.Network(topology, mesh)
+  return collectives.Network(topology, mesh)
 
 
 def _cost(groups):
