@@ -127,7 +127,8 @@ def test_refuses_what_does_not_fit(tmp_path):
   assert done.returncode == 1
   assert not values["fits"] and values["over_bytes"] > 0
   assert "GiB over" in done.stdout
-  assert "1. experiment.Experiment.rows_per_device=2048: saves" in done.stdout
+  assert "what would help most" in done.stdout
+  assert "experiment.Experiment.rows_per_device=2048: saves" in done.stdout
 
 
 @needs_compiler
