@@ -9,7 +9,7 @@ from musiclm_jax.cli import experiment, gin_config
 from musiclm_jax.core import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted((ROOT / "gin" / "experiments").glob("*.gin"))
+EXPERIMENTS = sorted((ROOT / "gin" / "experiments").glob("*_tiny_*.gin"))
 STAGE = "experiments/musiclm_semantic_tiny_score_corpus.gin"
 VALUES = ["TRAIN_STEPS=10", "CACHE_DIR='c'"]
 

@@ -80,7 +80,9 @@ def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
   network = _network(aligned, scan_layers=True)
   tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, 20)
   variables = _init(network, tokens)
-  expected = network.apply(variables, tokens, SHAPES)
+  expected = jax.jit(lambda v, x: network.apply(v, x, SHAPES))(
+    variables, tokens
+  )
   assert expected.shape == (2, 4, 2, 5) and expected.dtype == jnp.float32
   # Decoding runs unrolled.
   config = dataclasses.replace(
@@ -92,9 +94,11 @@ def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
   network = decoder_lm.DecoderLM(config)
   params = {"params": transformer.unstack_layers(variables["params"])}
   first = START + num_known
-  hidden, state = network.apply(
-    params, tokens[:, : first + 1], SHAPES, method="prefill", mutable=["cache"]
-  )
+  hidden, state = jax.jit(
+    lambda tokens: network.apply(
+      params, tokens, SHAPES, method="prefill", mutable=["cache"]
+    )
+  )(tokens[:, : first + 1])
   step = jax.jit(
     lambda state, token: network.apply(
       params | state, token, method="step", mutable=["cache"]
@@ -118,15 +122,15 @@ def test_aligned_conditioning_tells_each_frame_its_own_codes():
   tokens = jax.random.randint(jax.random.key(1), (1, LENGTH), 0, 10)
   params = _init(network, tokens)["params"]
 
+  apply = jax.jit(lambda params, x: network.apply(params, x, SHAPES))
+
   def outcome(changed_position):
     # Closed attention: only the aligned path is left between positions.
     layers = params["transformer"]["layers"]
     closed = jax.tree.map(jnp.zeros_like, layers["attention"])
     stack = params["transformer"] | {"layers": layers | {"attention": closed}}
     changed = tokens.at[0, changed_position].add(10)
-    logits = network.apply(
-      {"params": params | {"transformer": stack}}, changed, SHAPES
-    )
+    logits = apply({"params": params | {"transformer": stack}}, changed)
     return np.asarray(logits[0]).reshape(4, -1)
 
   base = outcome(0)
