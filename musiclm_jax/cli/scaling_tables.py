@@ -127,7 +127,7 @@ def _row(case: Case, values: Mapping[str, Any]) -> str:
   mesh = "x".join(str(size) for size in values["mesh"].values())
   fits = "yes"
   if not values["fits"]:
-    fits = f"**no**, {values['over_bytes'] / gib:.1f} GiB over"
+    fits = f"**no**, {values['over_bytes'] / gib:.2f} GiB over"
   network = values["seconds"]["ici"] + values["seconds"]["dcn"]
   return " | ".join(
     [
