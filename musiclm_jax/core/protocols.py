@@ -45,6 +45,11 @@ class Trainable(Protocol):
   `num_warm_start_batches` and `warm_start(variables, batches, key) ->` those
   variables ('params' or other collections, whole) that change. For TensorBoard,
   `media(variables, batch)` gives sounds and pictures of a held-out batch.
+
+  What means trouble is declared: `alarm_rules(batch_size) ->` rules
+  (`core/alarms.py`) that the loop compares with the metrics it logs, and
+  `loss_terms`, by player the metrics its loss consists of in the order they
+  are computed, among which the loop looks for the one that went bad first.
   """
 
   def input_shapes(self, batch_size: int) -> Mapping[str, jax.ShapeDtypeStruct]:

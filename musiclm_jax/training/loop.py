@@ -21,6 +21,7 @@ from musiclm_jax.core import errors, progress, protocols, rng
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import (
   agreement,
+  alarms,
   checkpoints,
   compile_cache,
   distributed,
@@ -142,6 +143,8 @@ class _Run:
       options.stall_warn_secs,
       options.stall_exit_secs,
     )
+    rules = alarms.rules_of(trainable, config.global_batch_size)
+    self.alarms, self.history = alarms.Alarms(rules), alarms.History(trainable)
     self.rollbacks: dict[int, int] = {}
     self.state: state_lib.TrainState | None = None
     self.writer: metrics.MetricsWriter | None = None
@@ -205,7 +208,7 @@ class _Run:
 
   def run_steps(self, stop: preemption.Preemption) -> None:
     """Runs the steps that are left."""
-    pending, start_step = metrics.Pending(), self.reached
+    pending, start_step = metrics.Pending(self.history), self.reached
     total = self.config.total_steps
     self.waited_secs, self.last_log = 0.0, time.monotonic()
     source = skips.without(self.train_batches, self.skipped, start_step)
@@ -269,7 +272,23 @@ class _Run:
     self.last_log, self.waited_secs = now, 0.0
     self.writer.scalars(done, "train", floats)
     self.books.flush(done)
+    self._alarm(done, floats, "train")
     return f"loss {floats['loss']:.4f}"
+
+  def _alarm(self, done: int, values: Mapping[str, float], split: str) -> None:
+    """Says once what a rule of the trainable calls trouble."""
+    found = self.alarms.check(done, values, split)
+    for alarm in found:
+      logging.warning("%s", alarm)
+      self.books.note(
+        "alarm",
+        step=done,
+        name=alarm.rule.name,
+        metric=alarm.metric,
+        value=alarm.value,
+        message=str(alarm),
+      )
+    alarms.raise_if_stopping(found, self.history.explain())
 
   def _evaluate(self, done: int) -> None:
     if self.eval_batches is None:
@@ -286,6 +305,7 @@ class _Run:
         self.config.num_eval_batches,
       )
       self.writer.scalars(done, "heldout", values)
+      self._alarm(done, values, "heldout")
       if first is not None and hasattr(self.trainable, "media"):
         media = self.trainable.media(self.state.best_variables, first)
         self.writer.media(done, agreement.to_hosts(media))
@@ -368,7 +388,8 @@ def train(
 
   Raises:
     FloatingPointError: a loss or gradient is not finite; the last finite
-      state is saved and the examples are named.
+      state is saved and the examples are named. Or a rule of the trainable
+      with action 'stop' held.
     Preempted: SIGTERM arrived; the state is saved.
     RetryError: a checkpoint could not be written.
   """

@@ -17,9 +17,11 @@ import jax
 import numpy as np
 
 from musiclm_jax.core import protocols
-from musiclm_jax.training import agreement
+from musiclm_jax.training import agreement, alarms
 
 FILE_NAME = "metrics.jsonl"
+# A trainable may report it: 1 where all it read was finite.
+INPUT_FINITE = "input_finite"
 
 
 def merge(
@@ -57,9 +59,11 @@ class BadStepError(FloatingPointError):
 class Pending:
   """Metrics of steps not looked at yet, with the ids of their examples."""
 
-  def __init__(self):
+  def __init__(self, history: alarms.History | None = None):
+    """`history` explains a bad step by what came before it."""
     self._items = collections.deque()
     self._num_checked = 0
+    self._history = history
 
   def add(
     self, step: int, ids: Any, values: Mapping[str, protocols.Mean]
@@ -71,15 +75,29 @@ class Pending:
     """Raises BadStepError for the first step that is not finite."""
     for step, ids, values in list(self._items)[self._num_checked :]:
       if not float(values["finite"].total):
-        raise BadStepError(step, _complaint(step, ids, values))
+        raise BadStepError(step, self._complaint(step, ids, values))
     self._num_checked = len(self._items)
+
+  def _complaint(
+    self, step: int, ids: Any, values: Mapping[str, protocols.Mean]
+  ) -> str:
+    """What is wrong with a step, in which examples, and what led to it."""
+    if self._history is None:
+      return _complaint(step, ids, values)
+    for earlier, _, its_values in self._items:
+      if earlier < step:
+        self._history.add(earlier, to_floats(its_values))
+    return f"{_complaint(step, ids, values)}. {self._history.explain()}"
 
   def flush(self) -> dict[str, float]:
     """Checks, averages and forgets."""
     self.check()
     items, self._items = list(self._items), collections.deque()
     self._num_checked = 0
-    return to_floats(merge(values for _, _, values in items))
+    floats = to_floats(merge(values for _, _, values in items))
+    if self._history is not None and items:
+      self._history.add(items[-1][0], floats)
+    return floats
 
 
 def _complaint(
@@ -91,6 +109,8 @@ def _complaint(
     for name, mean in values.items()
     if not np.all(np.isfinite(np.asarray(mean.total)))
   )
+  if INPUT_FINITE in values and to_floats(values)[INPUT_FINITE] < 1:
+    bad = ["the samples of the batch itself"]
   mine = json.dumps(np.asarray(ids).tolist())
   everyones = [
     one
