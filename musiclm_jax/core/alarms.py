@@ -7,8 +7,11 @@ them with what it logs (`training/alarms.py`).
 
 import dataclasses
 import fnmatch
+import math
+import statistics
+from collections.abc import Sequence
 
-CONDITIONS = ("below", "above", "near", "grown")
+CONDITIONS = ("below", "above", "near", "grown", "risen")
 ACTIONS = ("warn", "stop")
 SPLITS = ("train", "heldout")
 
@@ -21,8 +24,10 @@ class AlarmRule:
     name: of the alarm, as logs and the ledger show it.
     metric: the metric that is watched; with `*` or `?`, each metric that fits
       is watched by itself ('codebook_usage/*').
-    condition: 'below' or 'above' `threshold`; 'near' it, by `tolerance`; or
-      'grown' to `threshold` times the smallest positive value seen so far.
+    condition: 'below' or 'above' `threshold`; 'near' it, by `tolerance`;
+      'grown' above `threshold` times the median of the values before (for what
+      explodes); or 'risen' above `threshold` times the smallest value before
+      (for what should only fall).
     threshold: what the value is compared with.
     message: what it means and what to change, in a sentence or two; the
       numbers are put before it.
@@ -58,10 +63,16 @@ class AlarmRule:
     for field in ("tolerance", "patience_steps", "after_step", "until_step"):
       if getattr(self, field) < 0:
         raise ValueError(f"{field}={getattr(self, field)}: expected >= 0")
-    if self.condition == "grown" and self.threshold <= 1:
+    if self.is_relative and self.threshold <= 1:
       raise ValueError(
-        f"threshold={self.threshold}: expected > 1 with condition='grown'"
+        f"threshold={self.threshold}: expected > 1 with "
+        f"condition={self.condition!r}"
       )
+
+  @property
+  def is_relative(self) -> bool:
+    """Whether values are compared with those before them."""
+    return self.condition in ("grown", "risen")
 
   def watches(self, metric: str, split: str, step: int) -> bool:
     """Whether a value of `metric` after `step` steps concerns this rule."""
@@ -72,27 +83,41 @@ class AlarmRule:
       and fnmatch.fnmatchcase(metric, self.metric)
     )
 
-  def holds(self, value: float, smallest: float) -> bool:
-    """Whether a value is trouble; NaN never is (the loop stops by itself).
+  def reference(self, before: Sequence[float]) -> float:
+    """What a value is compared with.
 
     Args:
-      value: of the metric.
-      smallest: the smallest positive value so far; infinite before any.
-    """
-    if self.condition == "below":
-      return value < self.threshold
-    if self.condition == "above":
-      return value > self.threshold
-    if self.condition == "near":
-      return abs(value - self.threshold) <= self.tolerance
-    return value > self.threshold * smallest
+      before: values so far, not NaN.
 
-  def expectation(self, smallest: float) -> str:
+    Returns:
+      `threshold`, or that many times the median or the smallest of `before`;
+      infinite while those are not there or not positive.
+    """
+    if not self.is_relative:
+      return self.threshold
+    enough = 3 if self.condition == "grown" else 1
+    if len(before) < enough:
+      return math.inf
+    pick = statistics.median if self.condition == "grown" else min
+    usual = pick(before)
+    return self.threshold * usual if usual > 0 else math.inf
+
+  def holds(self, value: float, reference: float) -> bool:
+    """Whether a value is trouble; NaN never is (the loop stops by itself)."""
+    if self.condition == "below":
+      return value < reference
+    if self.condition == "near":
+      return abs(value - reference) <= self.tolerance
+    return value > reference
+
+  def expectation(self, reference: float) -> str:
     """The condition in words, for the message."""
     if self.condition == "near":
-      return f"within {self.tolerance:g} of {self.threshold:g}"
-    if self.condition == "grown":
+      return f"within {self.tolerance:g} of {reference:g}"
+    if self.is_relative:
+      usual = "median" if self.condition == "grown" else "smallest value"
       return (
-        f"more than {self.threshold:g} times {smallest:.4g}, its smallest value"
+        f"more than {self.threshold:g} times its {usual} before, "
+        f"{reference / self.threshold:.4g}"
       )
-    return f"{self.condition} {self.threshold:g}"
+    return f"{self.condition} {reference:g}"

@@ -32,7 +32,7 @@ class Alarm(NamedTuple):
     value: of the metric.
     step: optimizer steps done.
     since: step of the first time in a row.
-    smallest: smallest positive value before.
+    reference: what it was compared with.
   """
 
   rule: rules_lib.AlarmRule
@@ -40,14 +40,14 @@ class Alarm(NamedTuple):
   value: float
   step: int
   since: int
-  smallest: float
+  reference: float
 
   def __str__(self) -> str:
     rule = self.rule
     lasting = f", since step {self.since}" if self.since < self.step else ""
     return (
       f"alarm {rule.name!r} at step {self.step}: {rule.split} {self.metric} is "
-      f"{self.value:.4g}, {rule.expectation(self.smallest)}{lasting}. "
+      f"{self.value:.4g}, {rule.expectation(self.reference)}{lasting}. "
       f"{rule.message}"
     )
 
@@ -68,7 +68,7 @@ class Alarms:
     self._rules = tuple(rules)
     self._since: dict[tuple[str, str], int] = {}
     self._raised: set[tuple[str, str]] = set()
-    self._smallest: dict[tuple[str, str], float] = {}
+    self._before: dict[tuple[str, str], collections.deque[float]] = {}
 
   def check(
     self, step: int, values: Mapping[str, float], split: str = "train"
@@ -92,10 +92,11 @@ class Alarms:
 
   def _check(self, rule, metric, value, step) -> Alarm | None:
     place = (rule.name, metric)
-    smallest = self._smallest.get(place, math.inf)
-    if 0 < value < smallest:
-      self._smallest[place] = value
-    if not rule.holds(value, smallest):
+    before = self._before.setdefault(place, collections.deque(maxlen=_KEPT))
+    reference = rule.reference(before)
+    if rule.is_relative and math.isfinite(value):
+      before.append(value)
+    if not rule.holds(value, reference):
       self._since.pop(place, None)
       self._raised.discard(place)
       return None
@@ -103,7 +104,7 @@ class Alarms:
     if step - since < rule.patience_steps or place in self._raised:
       return None
     self._raised.add(place)
-    return Alarm(rule, metric, value, step, since, smallest)
+    return Alarm(rule, metric, value, step, since, reference)
 
 
 def raise_if_stopping(alarms: Iterable[Alarm], why: str) -> None:
@@ -135,8 +136,15 @@ class History:
     """Keeps the values of a step, or their means over the steps up to it."""
     self._points.append((step, dict(values)))
 
+  def first(self, metrics: Sequence[str]) -> str:
+    """Of some loss terms, the one computed first and whose it is, or ''."""
+    for term in self._terms():
+      if term in metrics and self.player(term):
+        return f"{term}{self.player(term)}"
+    return ""
+
   def player(self, metric: str) -> str:
-    """' of PLAYER', or nothing where there are no players."""
+    """' of the PLAYER', or nothing where there are no players."""
     for name, metrics in self._players.items():
       if metric in metrics:
         return f" of the {name}"

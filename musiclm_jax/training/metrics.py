@@ -82,12 +82,16 @@ class Pending:
     self, step: int, ids: Any, values: Mapping[str, protocols.Mean]
   ) -> str:
     """What is wrong with a step, in which examples, and what led to it."""
+    bad = _not_finite(values)
+    text = _complaint(step, ids, bad)
     if self._history is None:
-      return _complaint(step, ids, values)
+      return text
     for earlier, _, its_values in self._items:
       if earlier < step:
         self._history.add(earlier, to_floats(its_values))
-    return f"{_complaint(step, ids, values)}. {self._history.explain()}"
+    first = self._history.first(bad)
+    computed = f"; computed first: {first}" if first else ""
+    return f"{text}{computed}. {self._history.explain()}"
 
   def flush(self) -> dict[str, float]:
     """Checks, averages and forgets."""
@@ -100,17 +104,19 @@ class Pending:
     return floats
 
 
-def _complaint(
-  step: int, ids: Any, values: Mapping[str, protocols.Mean]
-) -> str:
-  """Names the metrics that are not finite and the examples of all hosts."""
-  bad = sorted(
+def _not_finite(values: Mapping[str, protocols.Mean]) -> list[str]:
+  """Names of the metrics that are not finite."""
+  if INPUT_FINITE in values and to_floats(values)[INPUT_FINITE] < 1:
+    return ["the samples of the batch itself"]
+  return sorted(
     name
     for name, mean in values.items()
     if not np.all(np.isfinite(np.asarray(mean.total)))
   )
-  if INPUT_FINITE in values and to_floats(values)[INPUT_FINITE] < 1:
-    bad = ["the samples of the batch itself"]
+
+
+def _complaint(step: int, ids: Any, bad: list[str]) -> str:
+  """Names what is not finite and the examples of all hosts."""
   mine = json.dumps(np.asarray(ids).tolist())
   everyones = [
     one

@@ -37,7 +37,9 @@ def steps_of(rules, values, split="train"):
     (rule("below", 0.5), [10, 40]),
     (rule("above", 0.5), [30]),
     (rule("near", 0.4, tolerance=0.15), [10, 50]),
-    (rule("grown", 4.0), [30]),
+    (rule("risen", 4.0), [30]),
+    (rule("risen", 2.5), [30, 50]),
+    (rule("grown", 4.0), []),
     (rule("below", 0.5, patience_steps=10), [20, 50]),
     (rule("below", 0.5, patience_steps=30), []),
     (rule("below", 0.5, after_step=10), [20, 40]),
@@ -53,7 +55,14 @@ def test_a_rule_holds_once_until_it_ends(one, expected):
 def test_nan_and_first_values_raise_nothing():
   for condition in rules_lib.CONDITIONS:
     assert steps_of(rule(condition, 2.0), [np.nan]) == []
-  assert steps_of(rule("grown", 2.0), [1e9, 1e9]) == []
+  assert steps_of(rule("risen", 2.0), [1e9, 1e9]) == []
+
+
+def test_growth_is_told_from_the_median():
+  # A silent window is no reason to cry later; a loud one is.
+  values = [1.0, 1.1, 1e-6, 0.9, 1.0, 30.0]
+  assert steps_of(rule("grown", 10.0), values) == [60]
+  assert steps_of(rule("risen", 10.0), values) == [40]
 
 
 def test_each_metric_of_a_pattern_is_watched_by_itself():
@@ -147,6 +156,7 @@ def test_a_step_that_is_not_finite_says_what_grew_before(tmp_path):
   sizes = [0.5] * 5 + [4.0, 8.0, np.nan]
   with pytest.raises(
     FloatingPointError,
-    match=r"step 8: .*examples.*square of the walker, 256 at step 6 where 4",
+    match=r"step 8: .*examples.*computed first: square of the walker. First "
+    r"to go bad: square of the walker, 256 at step 6 where 4",
   ):
     _train(tmp_path, sizes, log_every=100)
