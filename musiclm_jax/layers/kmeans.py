@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 # Distances decide codes: TPU's default bfloat16 products would move them.
-_PRECISION = jax.lax.Precision.HIGHEST
+PRECISION = jax.lax.Precision.HIGHEST
 
 
 class KMeansResult(NamedTuple):
@@ -45,8 +45,9 @@ def _chunk(data: jax.Array, chunk_size: int) -> tuple[jax.Array, jax.Array]:
   )
 
 
-def _squared_distances(points: jax.Array, centroids: jax.Array) -> jax.Array:
-  products = jnp.einsum("nd,kd->nk", points, centroids, precision=_PRECISION)
+def squared_distances(points: jax.Array, centroids: jax.Array) -> jax.Array:
+  """Squared distances `[n, clusters]` of `[n, dim]` to `[clusters, dim]`."""
+  products = jnp.einsum("nd,kd->nk", points, centroids, precision=PRECISION)
   norms = (points**2).sum(-1)[:, None] + (centroids**2).sum(-1)[None, :]
   return jnp.maximum(norms - 2.0 * products, 0.0)
 
@@ -68,7 +69,7 @@ def assign(
   chunks, _ = _chunk(data, chunk_size)
 
   def nearest(points):
-    distances = _squared_distances(points, centroids)
+    distances = squared_distances(points, centroids)
     return distances.argmin(-1).astype(jnp.int32), distances.min(-1)
 
   codes, distances = jax.lax.map(nearest, chunks)
@@ -117,10 +118,10 @@ def _update(
   def accumulate(carry, chunk):
     sums, counts = carry
     points, weights = chunk
-    distances = _squared_distances(points, centroids)
+    distances = squared_distances(points, centroids)
     member = jax.nn.one_hot(distances.argmin(-1), num_clusters)
     member = member * weights[:, None]
-    sums += jnp.einsum("nk,nd->kd", member, points, precision=_PRECISION)
+    sums += jnp.einsum("nk,nd->kd", member, points, precision=PRECISION)
     return (sums, counts + member.sum(0)), distances.min(-1)
 
   start = (jnp.zeros_like(centroids), jnp.zeros(num_clusters, jnp.float32))

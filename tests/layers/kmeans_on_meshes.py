@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits centroids on several meshes; `mesh_kmeans_test.py` runs this.
+
+A program of its own, because jax fixes its devices when it starts. Arguments:
+number of processes, index of this one, port of the first. Prints one JSON
+object: a hash of the centroids and more, per fit.
+"""
+
+import hashlib
+import json
+import sys
+
+import jax
+import numpy as np
+
+from musiclm_jax.layers import mesh_kmeans
+
+CONFIGS = {
+  "parallel": mesh_kmeans.MeshKMeansConfig(
+    12, num_rounds=2, chunk_size=64, num_iterations=12
+  ),
+  "mini-batch": mesh_kmeans.MeshKMeansConfig(
+    12, seeding="plusplus", batch_size=500, chunk_size=64, num_iterations=6
+  ),
+}
+
+
+def points() -> np.ndarray:
+  """1500 vectors around 30 centres: many lie between two centroids."""
+  generator = np.random.default_rng(0)
+  centres = 2 * generator.normal(size=(30, 8))
+  rows = centres[generator.integers(0, 30, 1500)]
+  return (rows + generator.normal(size=rows.shape)).astype(np.float32)
+
+
+def main(num_processes: int, index: int, port: int) -> None:
+  jax.config.update("jax_disable_most_optimizations", True)
+  if num_processes > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", num_processes, index)
+  data = points()
+  # Processes hold different numbers of vectors, in no order.
+  order = np.random.default_rng(1).permutation(len(data))
+  ends = np.linspace(0, 1, num_processes + 1) ** 1.5 * len(data)
+  mine = order[int(ends[index]) : int(ends[index + 1])]
+  devices = jax.devices()
+  sizes = [len(devices)] if num_processes > 1 else [1, 3, len(devices)]
+  results = {}
+  for size in sizes:
+    mesh = jax.make_mesh((size, 1), ("data", "fsdp"), devices=devices[:size])
+    for name, config in CONFIGS.items():
+      # Ids are the rows' numbers times 7: gaps do not matter.
+      found = mesh_kmeans.fit(data[mine], 7 * mine, config, mesh, seed=3)
+      results[f"{name} {size}"] = {
+        "hash": hashlib.sha256(found.centroids.tobytes()).hexdigest(),
+        "counts": found.counts.tolist(),
+        "inertia": found.inertia,
+      }
+  print(json.dumps(results))
+
+
+if __name__ == "__main__":
+  main(*map(int, sys.argv[1:]))
