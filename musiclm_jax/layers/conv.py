@@ -4,6 +4,11 @@
 Time flows left to right only: an output never depends on a later frame of its
 input (SoundStream sec. III-A: all padding is on the left).
 
+Streaming: a call with a mutable collection 'stream' goes on where the call
+before stopped. Each module then keeps its last inputs in that collection and
+reads them where a call on its own reads zeros. The parameters are the same,
+so are the outputs, and the collection is the whole state.
+
 Which way of computing is fastest was measured forward and backward for 8 to
 128 channels and 24000 to 150 steps: XLA's own convolution beats unfolding to
 one product (2 to 8 times on CPU), while its transposed convolution loses to a
@@ -20,6 +25,7 @@ import jax.numpy as jnp
 from musiclm_jax.partitioning import axes
 
 IMPLEMENTATIONS = ("lax", "matmul")
+STREAM = "stream"
 _NAMES = ("kernel_time", "conv_in", "conv_out")
 
 
@@ -30,10 +36,35 @@ def _check(implementation: str) -> None:
     )
 
 
+def _with_past(
+  module: nn.Module, x: jax.Array, length: int
+) -> jax.Array | None:
+  """In streaming, `x` behind the last `length` inputs of the call before.
+
+  Args:
+    module: whose state it is.
+    x: `[batch, time, channels]`.
+    length: inputs that later outputs still see; zeros at the start.
+
+  Returns:
+    `[batch, length + time, channels]`, or None outside of streaming.
+  """
+  if module.is_initializing() or not module.is_mutable_collection(STREAM):
+    return None
+  if not length:
+    return x
+  shape = (x.shape[0], length, x.shape[-1])
+  past = module.variable(STREAM, "past", jnp.zeros, shape, x.dtype)
+  x = jnp.concatenate([past.value, x], axis=1)
+  past.value = x[:, x.shape[1] - length :]
+  return x
+
+
 class CausalConv1d(nn.Module):
   """Convolution padded on the left; `ceil(time / stride)` frames come out.
 
-  Output t sees inputs up to `t * stride + stride - 1`.
+  Output t sees inputs up to `t * stride + stride - 1`. In streaming `time` is
+  a multiple of `stride`.
 
   Attributes:
     features: channels out.
@@ -70,6 +101,14 @@ class CausalConv1d(nn.Module):
     kernel = self.param("kernel", axes.named(init, _NAMES), shape)
     frames = -(-x.shape[1] // self.stride)
     padding = (reach - self.stride, frames * self.stride - x.shape[1])
+    streamed = _with_past(self, x, padding[0])
+    if streamed is not None:
+      if padding[1]:
+        raise ValueError(
+          f"{x.shape[1]} inputs of a stream: expected a multiple of "
+          f"stride={self.stride}"
+        )
+      x, padding = streamed, (0, 0)
     if self.implementation == "lax":
       y = jax.lax.conv_general_dilated(
         x,
@@ -124,20 +163,26 @@ class CausalConvTranspose1d(nn.Module):
     )
     shape = (size, channels, self.features)
     kernel = self.param("kernel", axes.named(init, _NAMES), shape)
+    streamed = _with_past(self, x, 1)
     if self.implementation == "lax":
       y = jax.lax.conv_general_dilated(
-        x,
+        x if streamed is None else streamed,
         kernel[::-1],
         (1,),
         [(size - 1, self.stride - 1)],
         lhs_dilation=(self.stride,),
         dimension_numbers=("NWC", "WIO", "NWC"),
       )
-      y = y[:, : time * self.stride]
+      start = 0 if streamed is None else self.stride
+      y = y[:, start : start + time * self.stride]
     else:
       flat = kernel.transpose(1, 0, 2).reshape(channels, -1)
-      now, late = jnp.split(x @ flat, 2, axis=-1)
-      late = jnp.pad(late, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+      if streamed is None:
+        now, late = jnp.split(x @ flat, 2, axis=-1)
+        late = jnp.pad(late, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+      else:
+        now, late = jnp.split(streamed @ flat, 2, axis=-1)
+        now, late = now[:, 1:], late[:, :-1]
       y = (now + late).reshape(batch, time * self.stride, self.features)
     if self.use_bias:
       zeros = axes.named(nn.initializers.zeros, ("conv_out",))

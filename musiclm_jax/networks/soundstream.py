@@ -2,12 +2,17 @@
 """SoundStream: waveform to acoustic codes and back (SoundStream sec. III).
 
 Everything is causal with a granularity of one frame: the code of frame t sees
-audio up to the end of frame t, and reaches audio from its start on.
+audio up to the end of frame t, and reaches audio from its start on. So the
+codec streams by whole frames (`stream_encode`, `stream_decode`): the audio of
+a frame out after the audio of that frame in, and nothing to wait for beyond.
+
+Two channels go through the network as middle and side.
 """
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +23,8 @@ from musiclm_jax.networks import subband_init
 from musiclm_jax.partitioning import axes
 
 _EDGE = ("batch", "frames", None)
+# Left and right to middle and side; twice this is its own inverse.
+_MID_SIDE = ((0.5, 0.5), (0.5, -0.5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +33,8 @@ class SoundStreamConfig:
 
   Attributes:
     sample_rate_hz: rate of the waveform.
+    num_channels: of the waveform, 1 (`[batch, samples]`) or 2 (`[batch,
+      samples, 2]`, left and right).
     channels: of the first convolution; doubled by each block.
     max_channels: upper bound of the doubling; 0 for none.
     strides: of the encoder blocks, the product is the frame length. The paper
@@ -43,11 +52,12 @@ class SoundStreamConfig:
       'encoder' (before the RVQ) or 'decoder' (after).
     conv_implementation: 'lax' or 'matmul' for the convolutions.
     transpose_implementation: 'matmul' or 'lax' for the upsampling ones.
-    init: 'subband' starts as a transform codec (`networks/subband_init.py`),
-      'random' from random kernels.
+    init: 'subband' starts as a transform codec (`networks/subband_init.py`;
+      of two channels the middle), 'random' from random kernels.
   """
 
   sample_rate_hz: int = 24000
+  num_channels: int = 1
   channels: int = 32
   max_channels: int = 0
   strides: tuple[int, ...] = (3, 4, 5, 8)
@@ -71,6 +81,8 @@ class SoundStreamConfig:
     for name in ("sample_rate_hz", "channels", "kernel_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 1")
+    if self.num_channels not in (1, 2):
+      raise ValueError(f"num_channels={self.num_channels}: expected 1 or 2")
     for name in ("strides", "dilations"):
       values = getattr(self, name)
       if not values or min(values) < 1:
@@ -97,6 +109,28 @@ class SoundStreamConfig:
   @property
   def frame_rate_hz(self) -> float:
     return self.sample_rate_hz / self.hop_length
+
+  @property
+  def latency_frames(self) -> int:
+    """Frames of audio that must be in before the first one is out.
+
+    A code needs the whole of its frame; the decoder waits for nothing.
+    """
+    return 1
+
+  @property
+  def latency_ms(self) -> float:
+    """`latency_frames` as time; what computing takes comes on top."""
+    return 1000.0 * self.latency_frames / self.frame_rate_hz
+
+  @property
+  def bits_per_frame(self) -> float:
+    """Bits of one codebook per frame."""
+    return math.log2(self.codebook_size)
+
+  def bitrate_bps(self, num_codebooks: int) -> float:
+    """Bits per second of the codes of the first `num_codebooks` levels."""
+    return num_codebooks * self.bits_per_frame * self.frame_rate_hz
 
   @property
   def quantizer(self) -> quantize.ResidualQuantizerConfig:
@@ -163,7 +197,7 @@ class ResidualUnit(nn.Module):
 
 
 class Encoder(nn.Module):
-  """`[batch, samples]` to latents `[batch, frames, code_dim]`."""
+  """Waveform to latents `[batch, frames, code_dim]`."""
 
   config: SoundStreamConfig
 
@@ -176,15 +210,23 @@ class Encoder(nn.Module):
     init = None
     if subband:
       init = subband_init.passing(
-        config.kernel_size, 1, config.block_channels(0), 1, subband_init.GAIN
+        config.kernel_size,
+        config.num_channels,
+        config.block_channels(0),
+        1,
+        subband_init.GAIN,
       )
+    if config.num_channels == 1:
+      x = waveform[..., None]
+    else:
+      x = waveform @ jnp.asarray(_MID_SIDE)
     x = conv.CausalConv1d(
       config.block_channels(0),
       config.kernel_size,
       kernel_init=init,
       name="first",
       **options,
-    )(waveform[..., None])
+    )(x)
     for block, stride in enumerate(config.strides):
       for unit, dilation in enumerate(config.dilations):
         x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
@@ -210,7 +252,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents `[batch, frames, code_dim]` to `[batch, frames * hop_length]`."""
+  """Latents `[batch, frames, code_dim]` to a waveform."""
 
   config: SoundStreamConfig
 
@@ -249,16 +291,26 @@ class Decoder(nn.Module):
       x = axes.constrain(x, _EDGE)
     if subband:
       init = subband_init.passing(
-        config.kernel_size, x.shape[-1], 1, 1, 1.0 / subband_init.GAIN
+        config.kernel_size,
+        x.shape[-1],
+        config.num_channels,
+        1,
+        1.0 / subband_init.GAIN,
       )
     else:
       # Residual blocks add up: unscaled, the first output would be far louder
       # than music and the mel loss spend its first steps on the level.
       init = nn.initializers.variance_scaling(1e-3, "fan_in", "uniform")
     x = conv.CausalConv1d(
-      1, config.kernel_size, kernel_init=init, name="last", **options
+      config.num_channels,
+      config.kernel_size,
+      kernel_init=init,
+      name="last",
+      **options,
     )(nn.elu(x))
-    return x[..., 0]
+    if config.num_channels == 1:
+      return x[..., 0]
+    return x @ (2.0 * jnp.asarray(_MID_SIDE))
 
 
 class Film(nn.Module):
@@ -277,7 +329,11 @@ class Film(nn.Module):
 
 
 class SoundStream(nn.Module):
-  """The whole codec. Collections: 'params' and 'codebooks'."""
+  """The whole codec. Collections: 'params' and 'codebooks'.
+
+  A waveform is `[batch, samples]`, or `[batch, samples, 2]` with two channels
+  (`SoundStreamConfig.num_channels`).
+  """
 
   config: SoundStreamConfig
 
@@ -354,3 +410,73 @@ class SoundStream(nn.Module):
     latents = self._switch("decoder", quantized.quantized, denoise)
     out = self.decoder(latents)[:, : waveform.shape[1]]
     return SoundStreamOutput(out, quantized)
+
+  @nn.nowrap
+  def stream_state(
+    self, variables: Mapping[str, Any], batch_size: int, method: str
+  ) -> dict[str, Any]:
+    """The state of a stream before its first frame: zeros.
+
+    Args:
+      variables: unboxed 'params' and 'codebooks', or their shapes.
+      batch_size: streams side by side.
+      method: 'encode' or 'decode'.
+
+    Returns:
+      A pytree of float32 arrays `[batch, time, channels]`, the last inputs of
+      every convolution.
+    """
+    config = self.config
+    if method == "encode":
+      shape, dtype = (batch_size, config.hop_length), jnp.float32
+      shape += () if config.num_channels == 1 else (config.num_channels,)
+    else:
+      shape, dtype = (batch_size, 1, 1), jnp.int32
+    _, state = jax.eval_shape(
+      lambda v, x: self._stream(v, {}, x, method),
+      variables,
+      jax.ShapeDtypeStruct(shape, dtype),
+    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+
+  @nn.nowrap
+  def _stream(self, variables, state, x, method):
+    out, updates = self.apply(
+      {**variables, conv.STREAM: state}, x, method=method, mutable=[conv.STREAM]
+    )
+    return out, updates[conv.STREAM]
+
+  @nn.nowrap
+  def stream_encode(
+    self,
+    variables: Mapping[str, Any],
+    state: Mapping[str, Any],
+    waveform: jax.Array,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """The next frames of a stream; pure, for `jax.jit` and `jax.lax.scan`.
+
+    Chunk by chunk, in any cut at frame borders, this gives what `encode`
+    gives for the whole.
+
+    Args:
+      variables: unboxed 'params' and 'codebooks'.
+      state: of `stream_state`, or of the call before.
+      waveform: float32 `[batch, frames * hop_length]` (and channels).
+
+    Returns:
+      Codes int32 `[batch, frames, codebooks]`, the new state.
+
+    Raises:
+      ValueError: if the samples are no whole frames.
+    """
+    return self._stream(variables, state, waveform, "encode")
+
+  @nn.nowrap
+  def stream_decode(
+    self,
+    variables: Mapping[str, Any],
+    state: Mapping[str, Any],
+    codes: jax.Array,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    """As `stream_encode`, from codes `[batch, frames, levels]` to waveform."""
+    return self._stream(variables, state, codes, "decode")

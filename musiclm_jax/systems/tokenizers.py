@@ -16,8 +16,11 @@ import numpy as np
 from musiclm_jax.core import artifacts, errors, rng, rvq, streams
 from musiclm_jax.layers import kmeans
 from musiclm_jax.networks import mulan, soundstream, w2v_bert
-from musiclm_jax.systems import embedders
+from musiclm_jax.systems import codec_streams, embedders
 
+# Longer audio goes through the codec piece by piece, in constant memory.
+LONG_SECS = 60.0
+_MAX_STREAMS = 8
 # Dimensions that never vary would be divided by nothing.
 _MIN_STD = 1e-5
 
@@ -103,6 +106,7 @@ class SoundStreamTokenizer:
     )
     network = soundstream.SoundStream(config)
     self._variables = jax.device_put(artifact.arrays)
+    self._streaming = codec_streams.StreamingCodec(config, self._variables)
     self._encode = jax.jit(
       lambda variables, x: network.apply(variables, x, method=network.encode)
     )
@@ -123,16 +127,23 @@ class SoundStreamTokenizer:
     """Waveforms to codes.
 
     The network is causal, so the zeros that fill a bucket change no code of
-    a frame before them.
+    a frame before them. Memory for the network does not grow beyond what
+    `LONG_SECS` of audio need.
 
     Args:
-      waveform: float32 `[batch, samples]` in [-1, 1] at `sample_rate_hz`.
+      waveform: float32 `[batch, samples]` in [-1, 1] at `sample_rate_hz`;
+        `[batch, samples, 2]` where `config.num_channels` is 2.
 
     Returns:
       int32 `[batch, ceil(samples / hop_length), codebooks]`.
     """
-    waveform = embedders.check_waveform(waveform)
+    channels = self.config.num_channels
+    if channels == 1:
+      waveform = embedders.check_waveform(waveform)
+    waveform = codec_streams.check_waveform(waveform, channels)
     frames = self.config.num_frames(waveform.shape[1])
+    if self._is_long(frames):
+      return self._in_pieces(self.stream_encoder, waveform)
     padded = self._bucket(frames) * self.config.hop_length
     codes = embedders.in_chunks(
       lambda part: self._encode(self._variables, part),
@@ -147,28 +158,54 @@ class SoundStreamTokenizer:
       codes: int32 `[batch, frames, levels]`, the first `levels` codebooks.
 
     Returns:
-      float32 `[batch, frames * hop_length]`.
+      float32 `[batch, frames * hop_length]` (and channels).
 
     Raises:
       ValueError: if the shape or a code is out of range.
     """
-    codes = np.asarray(codes, np.int32)
     most = self.stream.num_codebooks
-    if codes.ndim != 3 or 0 in codes.shape or codes.shape[-1] > most:
+    codes = np.asarray(codes, np.int32)
+    if 0 in codes.shape:
       raise ValueError(
         f"codes have shape {codes.shape}: expected [batch, frames, 1 to {most}]"
       )
-    if codes.min() < 0 or codes.max() >= self.stream.codebook_size:
-      raise ValueError(
-        f"codes lie in [{codes.min()}, {codes.max()}]: expected "
-        f"[0, {self.stream.codebook_size})"
-      )
+    codes = codec_streams.check_codes(codes, self.stream.codebook_size, most)
     frames = codes.shape[1]
+    if self._is_long(frames):
+      return self._in_pieces(self.stream_decoder, codes)
     waveform = embedders.in_chunks(
       lambda part: self._decode(self._variables, part),
       embedders.pad_axis(codes, self._bucket(frames)),
     )
     return waveform[:, : frames * self.config.hop_length].astype(np.float32)
+
+  def stream_encoder(
+    self, batch_size: int = 1, chunk_frames: int = 1, num_codebooks: int = 0
+  ) -> codec_streams.StreamEncoder:
+    """Audio in pieces of any length to codes; what `encode` gives in all."""
+    return codec_streams.StreamEncoder(
+      self._streaming, batch_size, chunk_frames, num_codebooks
+    )
+
+  def stream_decoder(
+    self, batch_size: int = 1, chunk_frames: int = 1
+  ) -> codec_streams.StreamDecoder:
+    """Codes in pieces to audio; what `decode` gives in all."""
+    return codec_streams.StreamDecoder(
+      self._streaming, batch_size, chunk_frames
+    )
+
+  def _is_long(self, frames: int) -> bool:
+    return frames > LONG_SECS * self.config.frame_rate_hz
+
+  def _in_pieces(self, make: Any, array: np.ndarray) -> np.ndarray:
+    """`array` through a stream, a few rows at a time."""
+    results = []
+    for start in range(0, len(array), _MAX_STREAMS):
+      rows = array[start : start + _MAX_STREAMS]
+      stream = make(len(rows), codec_streams.MAX_CALL_FRAMES)
+      results.append(np.concatenate([stream.push(rows), stream.flush()], 1))
+    return np.concatenate(results)
 
   def _bucket(self, frames: int) -> int:
     return embedders.bucket(frames, max(1, round(self.config.frame_rate_hz)))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal convolutions: both ways agree, lengths are exact, no look-ahead."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,38 @@ def test_transposed_convolution(stride):
   late = product.apply(variables, x.at[:, 3:].add(1.0))
   np.testing.assert_array_equal(late[:, : 3 * stride], y[:, : 3 * stride])
   assert not np.allclose(late[:, 3 * stride :], y[:, 3 * stride :])
+
+
+@pytest.mark.parametrize("implementation", conv.IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+  "make, stride",
+  [
+    (functools.partial(conv.CausalConv1d, 5, 7, dilation=3), 1),
+    (functools.partial(conv.CausalConv1d, 5, 6, stride=3), 3),
+    (functools.partial(conv.CausalConv1d, 5, 1), 1),
+    (functools.partial(conv.CausalConvTranspose1d, 5, 3), 1),
+  ],
+)
+def test_pieces_of_a_stream_join_to_the_whole(make, stride, implementation):
+  module = make(implementation=implementation)
+  x = _input(12)
+  variables, whole = _run(module, x)
+  assert set(variables) == {"params"}
+  state, pieces, start = {}, [], 0
+  for length in (stride, 6, 12 - 6 - stride):
+    y, updates = module.apply(
+      {**variables, **state}, x[:, start : start + length], mutable=["stream"]
+    )
+    state, start = dict(updates), start + length
+    pieces.append(y)
+  np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=1e-5)
+
+
+def test_a_stream_takes_whole_strides():
+  module = conv.CausalConv1d(4, 6, stride=3)
+  variables, _ = _run(module, _input(6))
+  with pytest.raises(ValueError, match="4 inputs of a stream"):
+    module.apply(variables, _input(4), mutable=["stream"])
 
 
 def test_bad_settings_are_named():

@@ -68,6 +68,43 @@ def test_any_prefix_of_codebooks_decodes():
     assert out.shape == (2, 60) and np.isfinite(out).all()
 
 
+def _noisy_variables():
+  """Where, unlike at the start, every tap of every kernel counts."""
+  generator = np.random.default_rng(0)
+  noise = functools.partial(generator.normal, scale=0.2)
+  return jax.tree.map(
+    lambda x: np.float32(x + noise(size=x.shape)), _variables()
+  )
+
+
+def test_a_stream_in_any_cut_equals_the_whole():
+  waveform, variables = _waveform(60), _noisy_variables()
+  codes = _jitted("encode")(variables, waveform)
+  whole = _jitted("decode")(variables, codes)
+  encode = jax.jit(_CODEC.stream_encode)
+  decode = jax.jit(_CODEC.stream_decode)
+  read = _CODEC.stream_state(variables, 2, "encode")
+  write = _CODEC.stream_state(variables, 2, "decode")
+  start, parts, sounds = 0, [], []
+  for frames in (1, 4, 4, 1):
+    end = start + 6 * frames
+    part, read = encode(variables, read, waveform[:, start:end])
+    sound, write = decode(variables, write, part)
+    start, parts, sounds = end, [*parts, part], [*sounds, sound]
+  np.testing.assert_array_equal(jnp.concatenate(parts, 1), codes)
+  np.testing.assert_allclose(jnp.concatenate(sounds, 1), whole, atol=1e-4)
+  # Nothing but the state connects the pieces.
+  fresh = _CODEC.stream_state(variables, 2, "decode")
+  lost, _ = decode(variables, fresh, codes[:, 5:6])
+  assert not np.allclose(lost, whole[:, 30:36], atol=1e-3)
+
+
+def test_latency_is_one_frame():
+  config = soundstream.SoundStreamConfig()
+  assert (config.latency_frames, config.latency_ms) == (1, 20.0)
+  assert config.bitrate_bps(12) == 6000.0
+
+
 def test_film_follows_the_flag():
   codes = jnp.ones((2, 4, 3), jnp.int32)
   off, on = (
