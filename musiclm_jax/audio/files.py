@@ -106,6 +106,21 @@ def _read(source, name, sample_rate_hz, mono):
   return np.ascontiguousarray(waveform, np.float32), int(rate)
 
 
+def bits_per_sample(content: bytes) -> int:
+  """Bits of a sample of encoded audio; 0 where the format has no such thing.
+
+  Raises:
+    UserError: if it is not audio.
+  """
+  try:
+    subtype = soundfile.info(io.BytesIO(content)).subtype
+  except Exception as error:  # as in `_read`
+    raise errors.UserError(f"cannot be read as audio ({error})") from error
+  bits = {"PCM_S8": 8, "PCM_U8": 8, "ULAW": 8, "ALAW": 8, "PCM_16": 16}
+  bits.update({"PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64})
+  return bits.get(subtype, 0)
+
+
 def resample(waveform: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
   """High-quality resampling (soxr HQ).
 

@@ -32,21 +32,54 @@ def _flag(text: str, default: Any = dataclasses.MISSING) -> Any:
 class TokenizeJob:
   """A corpus to a token cache."""
 
-  corpus_dir: str = _flag("a prepared corpus")
+  corpus_dir: str = _flag("a prepared corpus, or a folder of audio files")
   artifact_dir: str = _flag(
     "folder with the artefacts soundstream, semantic and mulan"
   )
-  output_dir: str = _flag("the token cache")
-  splits: str = _flag("comma-separated; '' for all splits of the corpus", "")
-  batch_size: int = _flag("clips per call of a tokenizer", 16)
-  max_bad_fraction: float = _flag(
-    "of clips that may fail before the job does", 0.01
+  output_dir: str = _flag(
+    "the token cache; several processes may share it and its work"
   )
+  splits: str = _flag("comma-separated; '' for all splits of the corpus", "")
+  batch_size: int = _flag(
+    "windows per device and call of a tokenizer; 0 for 16; on a CPU always 1", 0
+  )
+  max_bad_fraction: float = _flag(
+    "of inputs that may be unusable before the job fails", 0.1
+  )
+  shard_size: int = _flag("inputs per shard", 64)
+  acoustic_window_secs: float = _flag(
+    "audio per window of the codec; does not change codes", 16.0
+  )
+  semantic_window_secs: float = _flag(
+    "audio that a semantic token sees; longer files are cut", 10.0
+  )
+  semantic_halo_secs: float = _flag(
+    "at both ends of such a window, context only", 1.0
+  )
+  num_readers: int = _flag(
+    "threads that decode and resample; 0 for one per core", 0
+  )
+  stale_secs: float = _flag(
+    "silence after which the shard of another process is taken over", 120.0
+  )
+  compile_cache: str = _flag("keep compiled programs here; '' for none", "")
 
   def __post_init__(self):
     object.__setattr__(self, "splits", _text(self.splits))
-    if self.batch_size < 1:
-      raise errors.UserError(f"batch_size={self.batch_size}: expected >= 1")
+    for name, least in (("batch_size", 0), ("shard_size", 1)):
+      if getattr(self, name) < least:
+        raise errors.UserError(
+          f"{name}={getattr(self, name)}: expected >= {least}"
+        )
+    if self.num_readers < 0:
+      raise errors.UserError(f"num_readers={self.num_readers}: expected >= 0")
+    for name in ("acoustic_window_secs", "semantic_window_secs", "stale_secs"):
+      if not getattr(self, name) > 0:
+        raise errors.UserError(f"{name}={getattr(self, name)}: expected > 0")
+    if self.semantic_halo_secs < 0:
+      raise errors.UserError(
+        f"semantic_halo_secs={self.semantic_halo_secs}: expected >= 0"
+      )
     if not 0 <= self.max_bad_fraction <= 1:
       raise errors.UserError(
         f"max_bad_fraction={self.max_bad_fraction}: expected in [0, 1]"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a prepared corpus into a token cache, resuming after any kill.
+"""Turns a corpus or a folder of audio into a token cache, resuming.
 
 Each clip gives acoustic and semantic codes and MuLan window embeddings; the
-cache records the tokenizers' fingerprints.
+cache records the tokenizers' fingerprints. Start the same command as often and
+on as many hosts as you like: they share the work.
 """
 
 import argparse
@@ -23,13 +24,5 @@ def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
   from musiclm_jax.cli import tokenization
 
-  job = jobs.build(jobs.TokenizeJob, args)
-  tokenization.tokenize_corpus(
-    job.corpus_dir,
-    job.artifact_dir,
-    job.output_dir,
-    [split for split in job.splits.split(",") if split],
-    job.batch_size,
-    job.max_bad_fraction,
-  )
+  tokenization.run(jobs.build(jobs.TokenizeJob, args))
   return 0

@@ -31,6 +31,16 @@ class Clip:
   sample_rate_hz: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A clip as it is stored; `audio` holds the bytes of a file."""
+
+  clip_id: str
+  work_id: str
+  captions: tuple[str, ...]
+  audio: bytes
+
+
 def _text(value) -> str:
   return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -83,13 +93,23 @@ class ClipReader:
     """Id of a clip, without decoding its audio."""
     return _text(self._records[index]["id"])
 
-  def __getitem__(self, index: int) -> Clip:
+  def record(self, index: int) -> Record:
+    """A clip whose audio is not decoded."""
     record = self._records[index]
-    waveform, rate = files.decode_audio(bytes(record["audio"]))
-    return Clip(
+    return Record(
       clip_id=_text(record["id"]),
       work_id=_text(record["work_id"]),
       captions=tuple(_text(text) for text in record["captions"]),
+      audio=bytes(record["audio"]),
+    )
+
+  def __getitem__(self, index: int) -> Clip:
+    record = self.record(index)
+    waveform, rate = files.decode_audio(record.audio)
+    return Clip(
+      clip_id=record.clip_id,
+      work_id=record.work_id,
+      captions=record.captions,
       waveform=waveform,
       sample_rate_hz=rate,
     )

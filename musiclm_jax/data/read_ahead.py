@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the items of an iterator in a thread, some ahead of their use."""
+"""Makes the items of an iterator in threads, some ahead of their use."""
 
 import atexit
+import collections
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -80,3 +82,31 @@ def read_ahead(source: Iterator[T], num_items: int) -> Iterator[T]:
   finally:
     worker.stop.set()
     worker.join()
+
+
+def map_ahead(
+  function: Callable[[Any], T],
+  jobs: Iterable[Any],
+  num_threads: int,
+  num_items: int,
+) -> Iterator[T]:
+  """Yields `function(job)` of all jobs in order, computed by threads.
+
+  Args:
+    function: called by any of the threads.
+    jobs: taken by the caller's thread.
+    num_threads: that work at once.
+    num_items: most results and jobs at work ahead of the caller.
+  """
+  ahead: collections.deque[futures.Future] = collections.deque()
+  with futures.ThreadPoolExecutor(num_threads, "map_ahead") as pool:
+    try:
+      for job in jobs:
+        ahead.append(pool.submit(function, job))
+        if len(ahead) >= max(1, num_items):
+          yield ahead.popleft().result()
+      while ahead:
+        yield ahead.popleft().result()
+    finally:
+      for future in ahead:
+        future.cancel()

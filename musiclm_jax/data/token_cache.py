@@ -24,7 +24,10 @@ from safetensors import numpy as safetensors_numpy
 from musiclm_jax.core import artifacts, errors, rvq, stages
 from musiclm_jax.core import streams as streams_lib
 
-FORMAT_VERSION = 1
+# 2 since long clips are cut into windows. Caches of version 1 hold whole clips
+# and are read alike; only an unfinished one cannot be gone on with.
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)
 MULAN = "mulan"
 EMBEDDINGS = "mulan_embeddings"
 CONFIG_NAME = "cache.json"
@@ -50,6 +53,10 @@ class TokenCacheConfig:
     mulan_window_secs: seconds under one MuLan window embedding.
     mulan_stride_secs: seconds between starts of two windows.
     shard_size: clips per shard, the most work a killed job repeats.
+    acoustic_window_secs: new audio per window of the codec; 0: whole clips.
+    semantic_window_secs: audio of a semantic window; 0: whole clips.
+    semantic_halo_secs: of it at both ends, context only.
+    inputs: mark of the inputs, which changes when they do.
   """
 
   streams: tuple[streams_lib.TokenStream, ...]
@@ -58,6 +65,10 @@ class TokenCacheConfig:
   mulan_window_secs: float = 10.0
   mulan_stride_secs: float = 1.0
   shard_size: int = 64
+  acoustic_window_secs: float = 0.0
+  semantic_window_secs: float = 0.0
+  semantic_halo_secs: float = 0.0
+  inputs: str = ""
 
   def __post_init__(self):
     object.__setattr__(self, "streams", tuple(self.streams))
@@ -192,7 +203,12 @@ def _stored_arrays(
   return arrays
 
 
-def _read_header(directory: str | os.PathLike) -> dict[str, Any]:
+def read_header(directory: str | os.PathLike) -> dict[str, Any]:
+  """The content of `cache.json`.
+
+  Raises:
+    UserError: if it is missing, damaged or of a version unknown here.
+  """
   path = pathlib.Path(directory) / CONFIG_NAME
   if not path.is_file():
     raise errors.UserError(
@@ -204,10 +220,10 @@ def _read_header(directory: str | os.PathLike) -> dict[str, Any]:
     version = header["format_version"]
   except (ValueError, KeyError) as error:
     raise errors.UserError(f"damaged token cache {path}: {error}") from error
-  if version != FORMAT_VERSION:
+  if version not in _READABLE_VERSIONS:
     raise errors.UserError(
-      f"token cache {path} has format_version={version}: expected "
-      f"{FORMAT_VERSION}"
+      f"token cache {path} has format_version={version}: expected one of "
+      f"{_READABLE_VERSIONS}"
     )
   return header
 
@@ -218,7 +234,7 @@ def read_config(directory: str | os.PathLike) -> TokenCacheConfig:
   Raises:
     UserError: if there is no cache.
   """
-  header = _read_header(directory)
+  header = read_header(directory)
   return artifacts.config_from_dict(TokenCacheConfig, header["config"])
 
 
@@ -314,7 +330,7 @@ class TokenCacheReader:
       UserError: if it is missing or was never finished.
     """
     self.directory = pathlib.Path(directory)
-    header = _read_header(directory)
+    header = read_header(directory)
     self.config = artifacts.config_from_dict(TokenCacheConfig, header["config"])
     self._splits = header["splits"]
     if not self._splits:

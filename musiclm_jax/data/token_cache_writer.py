@@ -21,6 +21,16 @@ from array_record.python import array_record_module
 from musiclm_jax.core import artifacts, errors
 from musiclm_jax.data import token_cache
 
+_SETTINGS = (
+  "corpus_dir",
+  "inputs",
+  "shard_size",
+  "acoustic_window_secs",
+  "semantic_window_secs",
+  "semantic_halo_secs",
+)
+_HINTS = {"inputs": "; files were added, removed or changed since it was begun"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -36,11 +46,40 @@ class Shard:
     return f"{self.split}-{self.index:05d}.array_record"
 
 
-def _write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-  # Several hosts may write the same file at once.
-  scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
-  scratch.write_text(json.dumps(values, indent=2) + "\n")
-  scratch.rename(path)
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+  """Writes a file that appears whole."""
+  # Several processes may write the same file at once, and one that is done
+  # sweeps scratch files away: then it is written again.
+  for last in (False, False, True):
+    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
+    scratch.write_text(json.dumps(values, indent=2) + "\n")
+    try:
+      scratch.rename(path)
+      return
+    except FileNotFoundError:
+      if last:
+        raise
+
+
+def check_same_settings(
+  directory: pathlib.Path, config: token_cache.TokenCacheConfig
+) -> None:
+  """Raises UserError unless the cache that is there is one of `config`."""
+  header = token_cache.read_header(directory)
+  found = token_cache.read_config(directory)
+  token_cache.check_same_tokenizers(directory, found, config)
+  if header["format_version"] != token_cache.FORMAT_VERSION:
+    raise errors.UserError(
+      f"token cache {directory} was begun by an earlier version "
+      f"(format_version={header['format_version']}): it can be read if it is "
+      "finished, but not gone on with; give another --output_dir"
+    )
+  for field in _SETTINGS:
+    if getattr(found, field) != getattr(config, field):
+      raise errors.UserError(
+        f"token cache {directory} has {field}={getattr(found, field)!r}: "
+        f"expected {getattr(config, field)!r}{_HINTS.get(field, '')}"
+      )
 
 
 class TokenCacheWriter:
@@ -77,14 +116,7 @@ class TokenCacheWriter:
           f"mulan_codebooks of shape {found}: expected {shape} and embedding"
         )
     if (self.directory / token_cache.CONFIG_NAME).is_file():
-      found = token_cache.read_config(self.directory)
-      token_cache.check_same_tokenizers(self.directory, found, config)
-      for field in ("corpus_dir", "shard_size"):
-        if getattr(found, field) != getattr(config, field):
-          raise errors.UserError(
-            f"token cache {self.directory} has {field}="
-            f"{getattr(found, field)!r}: expected {getattr(config, field)!r}"
-          )
+      check_same_settings(self.directory, config)
       return
     self.directory.mkdir(parents=True, exist_ok=True)
     if token_cache.MULAN in names:
@@ -95,7 +127,7 @@ class TokenCacheWriter:
       with scratch.open("wb") as file:
         np.save(file, np.asarray(mulan_codebooks, np.float32))
       scratch.rename(self.directory / token_cache.CODEBOOKS_NAME)
-    _write_json(self.directory / token_cache.CONFIG_NAME, self._header({}))
+    write_json(self.directory / token_cache.CONFIG_NAME, self._header({}))
 
   def _header(self, splits: Mapping[str, Any]) -> dict[str, Any]:
     return {
@@ -115,18 +147,23 @@ class TokenCacheWriter:
   def _marker(self, shard: Shard) -> pathlib.Path:
     return self.directory / f"{shard.file_name}.done.json"
 
+  def is_done(self, shard: Shard) -> bool:
+    """Whether a shard is written."""
+    return self._marker(shard).is_file()
+
   def pending(
     self, split: str, num_inputs: int, host_index: int = 0, num_hosts: int = 1
   ) -> list[Shard]:
     """Shards this host has still to write."""
     mine = self.shards(split, num_inputs)[host_index::num_hosts]
-    return [shard for shard in mine if not self._marker(shard).is_file()]
+    return [shard for shard in mine if not self.is_done(shard)]
 
   def write_shard(
     self,
     shard: Shard,
     clips: Iterable[token_cache.CachedClip],
     skipped: Sequence[str] = (),
+    details: Mapping[str, Any] | None = None,
   ) -> int:
     """Writes one shard; it exists only once all of it is written.
 
@@ -135,6 +172,7 @@ class TokenCacheWriter:
       clips: the clips of its inputs, in order.
       skipped: ids of inputs that could not be tokenized; a list that a
         generator given as `clips` may still fill.
+      details: what else the marker tells of the shard (JSON), likewise.
 
     Returns:
       The number of clips written.
@@ -143,7 +181,8 @@ class TokenCacheWriter:
       ValueError: if clips and skipped inputs are not `end - start` in all.
     """
     path = self.directory / shard.file_name
-    scratch = path.with_name(f"{path.name}.writing")
+    # Two processes may write the same shard, where one was thought dead.
+    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
     writer = array_record_module.ArrayRecordWriter(str(scratch), "group_size:1")
     count = 0
     try:
@@ -161,15 +200,50 @@ class TokenCacheWriter:
         f"shard {shard.file_name}: {count} clips and {len(skipped)} skipped: "
         f"expected {shard.end - shard.start} in all"
       )
-    scratch.rename(path)
+    try:
+      scratch.rename(path)
+    except FileNotFoundError:
+      # Swept away by a process that found all shards done, this one too.
+      if self._marker(shard).is_file():
+        return count
+      raise
     marker = {
       "start": shard.start,
       "end": shard.end,
       "num_clips": count,
       "skipped": list(skipped),
+      **(details or {}),
     }
-    _write_json(self._marker(shard), marker)
+    write_json(self._marker(shard), marker)
     return count
+
+  def markers(
+    self, num_inputs: Mapping[str, int]
+  ) -> dict[str, list[tuple[Shard, dict[str, Any]]]]:
+    """By split, all shards in order with their markers, if all are done.
+
+    Raises:
+      UserError: see `finish`.
+    """
+    found: dict[str, list[tuple[Shard, dict[str, Any]]]] = {}
+    for split, total in num_inputs.items():
+      found[split] = []
+      for shard in self.shards(split, total):
+        marker = self._marker(shard)
+        if not marker.is_file():
+          raise errors.UserError(
+            f"token cache {self.directory}: shard {shard.file_name} is not "
+            "written: run the same command again"
+          )
+        values = json.loads(marker.read_text())
+        if (values["start"], values["end"]) != (shard.start, shard.end):
+          raise errors.UserError(
+            f"token cache {self.directory}: shard {shard.file_name} holds "
+            f"inputs [{values['start']}, {values['end']}): expected "
+            f"[{shard.start}, {shard.end}); the corpus has changed"
+          )
+        found[split].append((shard, values))
+    return found
 
   def finish(self, num_inputs: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Records the counts of all splits, which makes the cache readable.
@@ -185,30 +259,14 @@ class TokenCacheWriter:
         was written from another number of inputs.
     """
     splits = {}
-    for split, total in num_inputs.items():
-      num_clips, skipped, names = 0, [], []
-      for shard in self.shards(split, total):
-        marker = self._marker(shard)
-        if not marker.is_file():
-          raise errors.UserError(
-            f"token cache {self.directory}: shard {shard.file_name} is not "
-            "written: run the same command again"
-          )
-        values = json.loads(marker.read_text())
-        if (values["start"], values["end"]) != (shard.start, shard.end):
-          raise errors.UserError(
-            f"token cache {self.directory}: shard {shard.file_name} holds "
-            f"inputs [{values['start']}, {values['end']}): expected "
-            f"[{shard.start}, {shard.end}); the corpus has changed"
-          )
-        num_clips += values["num_clips"]
-        skipped += values["skipped"]
-        names.append([shard.file_name, values["num_clips"]])
+    for split, shards in self.markers(num_inputs).items():
       splits[split] = {
-        "num_inputs": total,
-        "num_clips": num_clips,
-        "skipped": skipped,
-        "shards": names,
+        "num_inputs": num_inputs[split],
+        "num_clips": sum(values["num_clips"] for _, values in shards),
+        "skipped": [one for _, values in shards for one in values["skipped"]],
+        "shards": [
+          [shard.file_name, values["num_clips"]] for shard, values in shards
+        ],
       }
-    _write_json(self.directory / token_cache.CONFIG_NAME, self._header(splits))
+    write_json(self.directory / token_cache.CONFIG_NAME, self._header(splits))
     return splits

@@ -148,6 +148,27 @@ class Partitioner:
     """Within it, `axes.constrain` splits activations over this mesh."""
     return axes.activate(self.mesh, self.rules)
 
+  def jit_per_device(self, function: Callable[[Any, Any], Any]) -> Any:
+    """Jitted `function(weights, batch)`, each device alone with its rows.
+
+    Every device has all weights and runs the very program one device would
+    run on these rows, so what comes out of a row does not depend on how many
+    devices there are. Traced outside `context`: nothing is split inside.
+
+    Args:
+      function: weights, and a tree of `[rows, ...]`, to such a tree.
+    """
+    whole, rows = self.replicated.spec, self.batch_sharding.spec
+    return jax.jit(
+      jax.shard_map(
+        function,
+        mesh=self.mesh,
+        in_specs=(whole, rows),
+        out_specs=rows,
+        check_vma=False,
+      )
+    )
+
   def jit(self, function: Callable[..., Any], **kwargs: Any) -> Any:
     """`jax.jit` whose traces run inside `context`."""
 

@@ -89,6 +89,24 @@ def in_chunks(
   return np.concatenate(results)
 
 
+def cut_windows(waveform: np.ndarray, length: int, stride: int) -> np.ndarray:
+  """Views of all whole windows, `[batch, windows, length]`.
+
+  Audio shorter than a window is repeated to fill it.
+
+  Args:
+    waveform: `[batch, samples]`.
+    length: samples of a window.
+    stride: samples between their starts.
+  """
+  if waveform.shape[1] < length:
+    repeats = -(-length // waveform.shape[1])
+    waveform = np.tile(waveform, (1, repeats))[:, :length]
+  return np.lib.stride_tricks.sliding_window_view(waveform, length, axis=1)[
+    :, ::stride
+  ]
+
+
 class W2vBertFeatures:
   """Frames of the tapped block of a frozen w2v-BERT.
 
@@ -221,13 +239,9 @@ class MuLanEmbedder:
     """
     rate_hz = self.config.mel.sample_rate_hz
     waveform = resample(waveform, sample_rate_hz, rate_hz)
-    length = round(self.config.window_secs * rate_hz)
-    if waveform.shape[1] < length:
-      repeats = -(-length // waveform.shape[1])
-      waveform = np.tile(waveform, (1, repeats))[:, :length]
-    windows = np.lib.stride_tricks.sliding_window_view(
-      waveform, length, axis=1
-    )[:, ::rate_hz]
+    windows = cut_windows(
+      waveform, round(self.config.window_secs * rate_hz), rate_hz
+    )
     batch, count, _ = windows.shape
     # Cut clip by clip: all windows at once hold the audio ten times.
     embedded = [
