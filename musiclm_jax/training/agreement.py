@@ -107,6 +107,16 @@ def barrier(name: str) -> None:
     )
 
 
+def compile_together(function: Any, *args: Any) -> None:
+  """Compiles a jitted function for `args`; returns when all processes have.
+
+  A process that compiles longer than the others would keep them waiting in
+  their first collective, which has a time limit (30 s on CPU).
+  """
+  function.lower(*args).compile()
+  barrier("compiled")
+
+
 def to_hosts(tree: Any) -> Any:
   """`tree` with every array whole on every process; a collective."""
   if not distributed.is_multi_process():

@@ -92,7 +92,8 @@ def evaluate(
       break
     batch = device_batch(host_batch, names, partitioner)
     first = batch if first is None else first
-    parts.append(
-      eval_step(variables, batch, jax.random.fold_in(key, index), step)
-    )
+    args = (variables, batch, jax.random.fold_in(key, index), step)
+    if not parts and distributed.is_multi_process():
+      agreement.compile_together(eval_step, *args)
+    parts.append(eval_step(*args))
   return metrics.to_floats(metrics.merge(parts)), first

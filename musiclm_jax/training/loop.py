@@ -41,6 +41,9 @@ from musiclm_jax.training import state as state_lib
 
 HostBatch = Mapping[str, np.ndarray]
 IDS = "example_ids"
+# Steps handed to the device before the oldest of them is finished: enough to
+# keep it busy, few enough that a kill or a notice finds the loop where it is.
+_MAX_RUNNING = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +236,7 @@ class _Run:
           or (note and self.checkpointer.overdue())
         ):
           self._save(done, pending, wait=last or stopping)
-        self.books.progress(done)
+        self.books.progress(done - pending.num_running())
         self.dog.beat(done)
         bar.update(1, note)
         if stopping and not last:
@@ -247,19 +250,19 @@ class _Run:
     pending: metrics.Pending,
     is_first: bool,
   ) -> None:
-    """Takes a batch and one optimizer step; waits for the batch only."""
+    """Takes a batch and one optimizer step, which may go on in the device."""
     self.profiler.before(step, self.state)
     began = time.monotonic()
     with self.books.part("data_wait"):
       host_batch = next(source)
     self.waited_secs += time.monotonic() - began
     batch = evaluation.device_batch(host_batch, self.names, self.partitioner)
-    with contextlib.ExitStack() as stack:
-      if is_first:  # the call compiles
-        stack.enter_context(self.books.part("compile"))
-        stack.enter_context(compile_cache.logged("train step"))
-      self.state, values = self.train_step(self.state, batch, self.key)
+    if is_first:
+      with self.books.part("compile"), compile_cache.logged("train step"):
+        agreement.compile_together(self.train_step, self.state, batch, self.key)
+    self.state, values = self.train_step(self.state, batch, self.key)
     pending.add(step + 1, host_batch.get(IDS, ()), values)
+    pending.wait(_MAX_RUNNING)
 
   def _log(self, done: int, pending: metrics.Pending) -> str:
     """Writes the metrics since the last time; returns a note for people."""

@@ -71,6 +71,20 @@ class Pending:
     """Keeps what a step returned; nothing is waited for."""
     self._items.append((step, ids, values))
 
+  def wait(self, num_running: int) -> None:
+    """Returns when the devices have at most so many steps left to finish."""
+    if len(self._items) > num_running:
+      jax.block_until_ready(self._items[-1 - num_running][2])
+
+  def num_running(self) -> int:
+    """Steps that the devices have not finished."""
+    count = 0
+    for _, _, values in reversed(self._items):
+      if values["finite"].total.is_ready():
+        break
+      count += 1
+    return count
+
   def check(self) -> None:
     """Raises BadStepError for the first step that is not finite."""
     for step, ids, values in list(self._items)[self._num_checked :]:
