@@ -44,13 +44,18 @@ class Restart:
 
 @dataclasses.dataclass(frozen=True)
 class _Attempt:
-  """One attempt: its seconds by part, each with the steps done in it."""
+  """One attempt: its seconds by part, each with the steps done in it.
+
+  `kept` are the parts since the last rollback: a restart does not lose what
+  was given up before.
+  """
 
   started: float
   ended: float
   last_step: int
   cause: str
   parts: tuple[tuple[int, int, Mapping[str, float]], ...]
+  kept: tuple[tuple[int, int, Mapping[str, float]], ...]
 
   @property
   def booked(self) -> float:
@@ -59,12 +64,14 @@ class _Attempt:
 
 def _attempt(lines: Lines, progress: tuple[int, float] | None) -> _Attempt:
   first, last = lines[0], lines[-1]
-  parts = tuple(
-    (line["from_step"], line["step"], line["secs"])
-    for line in lines
-    if line["kind"] == "parts"
-  )
-  step = max([first["step"], *(line[1] for line in parts)])
+  step, parts, kept = first["step"], [], []
+  for line in lines:
+    if line["kind"] == "parts":
+      parts.append((line["from_step"], line["step"], line["secs"]))
+      kept.append(parts[-1])
+      step = line["step"]
+    elif line["kind"] == "rollback":
+      kept, step = [], line["step"]
   ended = last["time"]
   cause = UNKNOWN_CAUSE
   if last["kind"] == "end":
@@ -72,14 +79,16 @@ def _attempt(lines: Lines, progress: tuple[int, float] | None) -> _Attempt:
     if last["message"]:
       cause += f" ({last['message']})"
   elif progress is not None and progress[1] >= ended:
-    step, ended = max(step, progress[0]), progress[1]
-  return _Attempt(first["started"], ended, step, cause, parts)
+    step, ended = progress
+  return _Attempt(
+    first["started"], ended, step, cause, tuple(parts), tuple(kept)
+  )
 
 
 def _after(attempt: _Attempt, step: int) -> float:
   """Seconds of training and waiting for data spent on steps after `step`."""
   total = attempt.ended - attempt.started - attempt.booked
-  for begin, end, secs in attempt.parts:
+  for begin, end, secs in attempt.kept:
     if end > step:
       share = (end - max(begin, step)) / max(end - begin, 1)
       total += share * (secs.get("step", 0.0) + secs.get("data_wait", 0.0))

@@ -4,10 +4,12 @@
 import json
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from musiclm_jax.core import errors
-from musiclm_jax.training import goodput, ledger
+from musiclm_jax.core import errors, protocols
+from musiclm_jax.training import goodput, ledger, metrics
 
 
 def write(tmp_path, *lines):
@@ -77,6 +79,41 @@ def test_restart_report_counts_from_the_checkpoint(tmp_path):
   books.open_attempt(30)
   books.close("done", 40)
   assert goodput.restart_report(tmp_path, 40, time.time()) is None
+
+
+def test_a_restart_does_not_lose_what_a_rollback_gave_up(tmp_path):
+  write(
+    tmp_path,
+    *KILLED,
+    {"kind": "rollback", "time": 132, "step": 15},
+    {
+      "kind": "parts",
+      "time": 142,
+      "from_step": 15,
+      "step": 17,
+      "secs": {"step": 10},
+    },
+  )
+  # Not the 20 steps of before, nor their seconds.
+  report = goodput.restart_report(tmp_path, 15, 150.0)
+  assert (report.last_step, report.steps_lost) == (17, 2)
+  assert report.secs_lost == pytest.approx(10)
+
+
+def test_steps_count_when_the_device_has_finished_them():
+  pending = metrics.Pending()
+  slow = jax.jit(
+    lambda x: jax.lax.fori_loop(0, 400, lambda _, y: y @ y / 300, x).sum()
+  )
+  x = jnp.ones((300, 300))
+  slow(x).block_until_ready()
+  for step in (1, 2):
+    pending.add(step, (), {"finite": protocols.Mean(slow(x), jnp.ones(()))})
+  assert pending.num_running() == 2
+  pending.wait(1)
+  assert pending.num_running() <= 1
+  pending.wait(0)
+  assert pending.num_running() == 0
 
 
 def test_work_done_again_is_lost(tmp_path):
