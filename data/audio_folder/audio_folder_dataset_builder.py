@@ -5,18 +5,17 @@ Files and perhaps a captions file flow in; clips of encoded audio flow out,
 and a doctor's report of the files beside them.
 """
 
-import collections
 import dataclasses
-import pathlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from musiclm_jax.core import errors, progress
-from musiclm_jax.data import corpora, doctor, worker_pool
+from musiclm_jax.core import progress
+from musiclm_jax.data import corpora, doctor, duplicates, worker_pool
 
-from . import captions_file, segments
+from . import plan, segments
 
 _WORK_FROM = ("content", "folder")
 _DESCRIPTION = "Audio files of a folder as mono clips at 24 kHz."
@@ -39,7 +38,10 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
     silent_db: dB below full scale.
     max_clipped_fraction: of samples.
     max_bad_fraction: of files.
-    use_beam: hand the cutting to Apache Beam.
+    near_duplicates: whether files that are the same recording in another
+      encoding are found by fingerprint (`duplicates.py`); copies are left
+      out, and works that share a part of a recording are in one split.
+    use_beam: hand all reading to Apache Beam. Does not change the corpus.
   """
 
   source_dir: str = ""
@@ -52,6 +54,7 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
   silent_db: float = -60.0
   max_clipped_fraction: float = 0.01
   max_bad_fraction: float = 0.1
+  near_duplicates: bool = True
   use_beam: bool = False
 
   def __post_init__(self):
@@ -74,6 +77,20 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
       silent_db=self.silent_db,
       max_clipped_fraction=self.max_clipped_fraction,
       max_bad_fraction=self.max_bad_fraction,
+    )
+
+  def settings(self, folder: str) -> plan.Settings:
+    return plan.Settings(
+      folder=folder,
+      captions=self.captions,
+      segment_secs=self.segment_secs,
+      work_from=self.work_from,
+      fractions={
+        "validation": self.validation_fraction,
+        "test": self.test_fraction,
+      },
+      limits=self.limits(),
+      near_duplicates=self.near_duplicates,
     )
 
 
@@ -122,67 +139,50 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     config = self.builder_config
     folder = config.source_dir or str(dl_manager.manual_dir)
-    names = doctor.list_audio(folder)
-    texts, unmatched = {}, []
-    if config.captions:
-      texts, unmatched = captions_file.match(
-        captions_file.read(config.captions), names
+    settings = config.settings(folder)
+    if config.use_beam:
+      # Under the name that workers elsewhere can import.
+      pipeline = corpora.load_builder_part("audio_folder", "beam_pipeline")
+      return pipeline.split_transforms(
+        dataclasses.asdict(settings), self.report_dir()
       )
-    kept = self._examine(folder, names, texts, unmatched)
-    split_jobs = _split_jobs(config, folder, kept, texts)
+    split_jobs = self._make_plan(settings).jobs
     return {
       split: self._generate_examples(split, jobs)
       for split, jobs in split_jobs.items()
     }
 
-  def report_dir(self) -> pathlib.Path:
+  def report_dir(self) -> str:
     """Where the doctor's report lies: it outlives a failed build."""
-    return pathlib.Path(self.data_dir).parent
+    return os.path.dirname(os.fspath(self.data_dir).rstrip("/"))
 
-  def _examine(
-    self,
-    folder: str,
-    names: list[str],
-    texts: dict[str, captions_file.FileText],
-    unmatched: list[str],
-  ) -> list[doctor.Finding]:
-    """Usable files; writes the report.
-
-    Raises:
-      UserError: if too many files are bad.
-    """
-    limits = self.builder_config.limits()
-    jobs = [(folder, name, limits) for name in names]
-    findings = []
+  def _make_plan(self, settings: plan.Settings) -> plan.Plan:
+    names = doctor.list_audio(settings.folder)
+    texts, notes = plan.read_captions(settings, names)
+    examine = doctor.examine
+    if settings.near_duplicates:
+      examine = doctor.examine_and_print
+    findings, prints = [], {}
+    jobs = [(settings.folder, name, settings.limits) for name in names]
     with progress.Progress("examine files", len(jobs), unit="file") as bar:
-      for _, finding in worker_pool.run(
-        doctor.examine, jobs, self._num_processes
-      ):
-        findings.append(finding)
+      for _, found in worker_pool.run(examine, jobs, self._num_processes):
+        if settings.near_duplicates:
+          found, prints[found.file] = found
+        findings.append(found)
         bar.update()
-    findings = doctor.mark_duplicates(findings)
-    notes = []
-    if self.builder_config.captions:
-      notes.append(f"{len(texts)} of {len(names)} files have captions")
-    if unmatched:
-      notes.append(
-        f"{len(unmatched)} names in the captions file fit no file, such as "
-        f"{unmatched[0]!r}"
-      )
-    report = doctor.make_report(folder, findings, limits, notes)
-    path = doctor.write_report(self.report_dir(), report)
-    doctor.check(report, path)
-    return [item for item in findings if item.status not in doctor.SKIPPED]
+    firsts = doctor.mark_duplicates(findings)
+    pairs = duplicates.find_pairs(
+      {
+        item.file: prints[item.file]
+        for item in firsts
+        if prints and item.status not in doctor.SKIPPED
+      }
+    )
+    return plan.make_plan(
+      settings, findings, pairs, texts, notes, self.report_dir()
+    )
 
-  def _generate_examples(self, split: str, jobs: list) -> Any:
-    if self.builder_config.use_beam:
-      beam = tfds.core.lazy_imports.apache_beam
-      return f"files of {split}" >> beam.Create(jobs) | (
-        f"cut {split}" >> beam.FlatMap(_keyed_clips)
-      )
-    return self._cut(split, jobs)
-
-  def _cut(
+  def _generate_examples(
     self, split: str, jobs: list
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     with progress.Progress(f"cut {split}", len(jobs), unit="file") as bar:
@@ -191,52 +191,3 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       ):
         yield from ((clip["id"], clip) for clip in clips)
         bar.update()
-
-
-def _split_jobs(
-  config: AudioFolderConfig,
-  folder: str,
-  kept: list[doctor.Finding],
-  texts: dict[str, captions_file.FileText],
-) -> dict[str, list[segments.FileJob]]:
-  """Jobs by split, without empty splits."""
-  seen: collections.Counter = collections.Counter()
-  jobs = []
-  for finding in kept:
-    text = texts.get(finding.file, captions_file.FileText())
-    work_id = text.work or finding.content_hash
-    if not text.work and config.work_from == "folder":
-      work_id = pathlib.PurePosixPath(finding.file).parent.as_posix()
-    jobs.append(
-      segments.FileJob(
-        folder=folder,
-        file=finding.file,
-        work_id=work_id,
-        arrangement=seen[work_id],
-        captions=tuple(text.captions),
-        aspects=tuple(text.aspects),
-        segment_secs=config.segment_secs,
-        silent_db=config.silent_db,
-      )
-    )
-    seen[work_id] += 1
-  splits = segments.split_works(
-    (job.work_id for job in jobs),
-    {
-      "validation": config.validation_fraction,
-      "test": config.test_fraction,
-    },
-  )
-  by_split: dict[str, list] = collections.defaultdict(list)
-  for job in jobs:
-    by_split[splits[job.work_id]].append(job)
-  if "train" not in by_split:
-    raise errors.UserError(
-      f"all {len(jobs)} usable files of {folder} fall into validation and "
-      "test: expected more works, or smaller fractions"
-    )
-  return dict(by_split)
-
-
-def _keyed_clips(job: segments.FileJob) -> list[tuple[str, dict[str, Any]]]:
-  return [(clip["id"], clip) for clip in segments.make_clips(job)]

@@ -3,13 +3,13 @@
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from musiclm_jax.audio import files
+from musiclm_jax.data import folders
 
 SAMPLE_RATE_HZ = 24_000
 # A rest at the end is worth a clip of its own from half a segment on.
@@ -66,8 +66,7 @@ def make_clips(job: FileJob) -> list[dict[str, Any]]:
   Raises:
     UserError: if the file has become unreadable since it was examined.
   """
-  path = pathlib.Path(job.folder) / job.file
-  waveform, _ = files.read_audio(path, SAMPLE_RATE_HZ)
+  waveform, _ = folders.read_audio(job.folder, job.file, SAMPLE_RATE_HZ)
   clips = []
   pieces = cut(waveform, round(job.segment_secs * SAMPLE_RATE_HZ))
   for index, piece in enumerate(pieces):

@@ -100,8 +100,18 @@ def load_builder_module(
   Raises:
     UserError: if there is no such corpus.
   """
+  return load_builder_part(corpus, f"{corpus}_dataset_builder", builder_dir)
+
+
+def load_builder_part(
+  corpus: str, name: str, builder_dir: str | os.PathLike | None = None
+) -> Any:
+  """Imports one module of a corpus; see `load_builder_module`.
+
+  `tfds build` imports a builder by its folder's name, which workers of Beam
+  elsewhere do not know; what they get is imported by this.
+  """
   directory = find_builder_dir(builder_dir)
-  name = f"{corpus}_dataset_builder"
   if not (directory / corpus / f"{name}.py").is_file():
     known = [path.parent.name for path in directory.glob("*/*_builder.py")]
     raise errors.UserError(
@@ -247,11 +257,13 @@ def _folder_name(source_dir: pathlib.Path, settings: dict[str, Any]) -> str:
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
   watched = [source_dir / name for name in doctor.list_audio(source_dir)]
   if settings["captions"]:
-    watched.append(pathlib.Path(settings["captions"]))
+    captions = pathlib.Path(settings["captions"])
+    if not captions.is_file():
+      raise errors.UserError(f"no captions file at {captions}")
+    watched.append(captions)
   for path in watched:
-    if not path.is_file():
-      raise errors.UserError(f"no captions file at {path}")
-    state = path.stat()
+    # A broken link is for the doctor to report.
+    state = path.lstat()
     digest.update(f"{path}/{state.st_size}/{state.st_mtime_ns}".encode())
   stem = re.sub(r"[^a-z0-9]+", "_", source_dir.name.lower()).strip("_")
   return f"{stem or 'folder'}_{digest.hexdigest()[:8]}"

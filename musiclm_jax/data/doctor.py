@@ -15,27 +15,35 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import soundfile
 
-from musiclm_jax.audio import files
+from musiclm_jax.audio import fingerprint
 from musiclm_jax.core import errors
+from musiclm_jax.data import folders
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 OK, UNREADABLE, SILENT = "ok", "unreadable", "silent"
 CLIPPED, TOO_SHORT, DUPLICATE = "clipped", "too_short", "duplicate"
+UNUSUAL, NEAR_DUPLICATE = "unusual", "near_duplicate"
 # Of no use at all; past a fraction of them the job fails.
 BAD = (UNREADABLE, SILENT, TOO_SHORT)
 # A copy is left out as well, but does not mean that something is wrong.
-SKIPPED = (*BAD, DUPLICATE)
+SKIPPED = (*BAD, DUPLICATE, NEAR_DUPLICATE)
 _EXPLANATION = {
   OK: "usable",
   CLIPPED: "kept, but many samples are at full scale",
+  UNUSUAL: "kept, but of a kind that is rarely meant",
   UNREADABLE: "skipped: not audio, truncated, empty or not finite",
   SILENT: "skipped: nothing is heard",
   TOO_SHORT: "skipped: shorter than the minimum",
   DUPLICATE: "skipped: same samples as a file before it",
+  NEAR_DUPLICATE: "skipped: same recording as another, encoded or cut anew",
 }
 _MAX_LISTED = 15
 _FULL_SCALE = 0.999
+# Past these, or with samples of 8 bits, a file is named but kept.
+_MAX_CHANNELS, _MAX_RATE_HZ = 2, 96_000
+_EIGHT_BITS = ("PCM_S8", "PCM_U8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +80,14 @@ class Finding:
 
   Attributes:
     file: path relative to the folder, with forward slashes.
-    status: `OK`, `CLIPPED` or one of `SKIPPED`.
+    status: `OK`, `CLIPPED`, `UNUSUAL` or one of `SKIPPED`.
     detail: why, for a reader.
     secs: length, 0 if unknown.
     sample_rate_hz: as stored, 0 if unknown.
     num_channels: as stored, 0 if unknown.
     content_hash: of the decoded samples, '' if unreadable; the same for a WAV
       and its FLAC copy.
+    duplicate_of: the file that is kept in place of this one, or ''.
   """
 
   file: str
@@ -88,21 +97,25 @@ class Finding:
   sample_rate_hz: int = 0
   num_channels: int = 0
   content_hash: str = ""
+  duplicate_of: str = ""
 
 
 def list_audio(folder: str | os.PathLike) -> list[str]:
   """Audio files of a tree by ending, relative, sorted.
 
+  A folder or a broken link that is named like a file is listed as well, for
+  the doctor to report.
+
   Raises:
     UserError: if there is no such folder, or no audio file in it.
   """
-  root = pathlib.Path(folder)
+  root = folders.to_path(folder)
   if not root.is_dir():
     raise errors.UserError(f"no folder at {root}: expected a tree of audio")
   found = sorted(
-    path.relative_to(root).as_posix()
-    for path in root.rglob("*")
-    if path.suffix.lower() in ENDINGS and path.is_file()
+    name
+    for name in folders.list_names(folder)
+    if os.path.splitext(name)[1].lower() in ENDINGS
   )
   if not found:
     raise errors.UserError(
@@ -121,28 +134,37 @@ def examine(job: tuple[str, str, Limits]) -> Finding:
   Returns:
     A finding; duplicates are found later, by `mark_duplicates`.
   """
-  folder, file, limits = job
+  return _examine(*job)[0]
+
+
+def examine_and_print(
+  job: tuple[str, str, Limits],
+) -> tuple[Finding, fingerprint.Fingerprint | None]:
+  """As `examine`, and the fingerprint of a file that is not bad."""
+  finding, waveform = _examine(*job)
+  if waveform is None or finding.status in BAD:
+    return finding, None
+  return finding, fingerprint.make_fingerprint(waveform, finding.sample_rate_hz)
+
+
+def _examine(
+  folder: str, file: str, limits: Limits
+) -> tuple[Finding, np.ndarray | None]:
+  """A finding, and float32 `[samples, channels]` if the file can be read."""
   try:
-    waveform, rate = files.read_audio(pathlib.Path(folder) / file, mono=False)
+    waveform, rate = folders.read_audio(folder, file, mono=False)
   except errors.UserError as error:
-    return Finding(file, UNREADABLE, str(error))
+    return Finding(file, UNREADABLE, str(error)), None
   # 16 bit samples come out as they are stored, whatever the container.
   pcm = np.clip(np.round(waveform * 32768.0), -32768, 32767).astype("<i2")
   digest = hashlib.sha256(f"{rate}/{pcm.shape[1]}/".encode() + pcm.tobytes())
   secs = len(waveform) / rate
-  status, detail = OK, ""
-  rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
-  clipped = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
-  if secs < limits.min_secs:
-    status = TOO_SHORT
-    detail = f"{secs:.2f} s: expected at least {limits.min_secs:g} s"
-  elif rms < 10 ** (limits.silent_db / 20):
-    status = SILENT
-    level = f"{20 * np.log10(rms):.0f} dB" if rms > 0 else "no signal"
-    detail = f"{level}: expected at least {limits.silent_db:g} dB"
-  elif clipped > limits.max_clipped_fraction:
-    status, detail = CLIPPED, f"{100 * clipped:.1f} % at full scale"
-  return Finding(
+  status, detail = _judge(waveform, secs, limits)
+  odd = _oddities(pathlib.Path(folder) / file, rate, waveform.shape[1])
+  if odd and status in (OK, CLIPPED):
+    status = UNUSUAL if status == OK else status
+    detail = "; ".join(filter(None, [detail, *odd]))
+  finding = Finding(
     file=file,
     status=status,
     detail=detail,
@@ -151,6 +173,35 @@ def examine(job: tuple[str, str, Limits]) -> Finding:
     num_channels=waveform.shape[1],
     content_hash=digest.hexdigest()[:32],
   )
+  return finding, waveform
+
+
+def _judge(
+  waveform: np.ndarray, secs: float, limits: Limits
+) -> tuple[str, str]:
+  """Status and detail of samples."""
+  rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+  clipped = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
+  if secs < limits.min_secs:
+    return TOO_SHORT, f"{secs:.2f} s: expected at least {limits.min_secs:g} s"
+  if rms < 10 ** (limits.silent_db / 20):
+    level = f"{20 * np.log10(rms):.0f} dB" if rms > 0 else "no signal"
+    return SILENT, f"{level}: expected at least {limits.silent_db:g} dB"
+  if clipped > limits.max_clipped_fraction:
+    return CLIPPED, f"{100 * clipped:.1f} % at full scale"
+  return OK, ""
+
+
+def _oddities(path: pathlib.Path, rate: int, num_channels: int) -> list[str]:
+  """What is rarely meant, and is made usable all the same."""
+  found = []
+  if num_channels > _MAX_CHANNELS:
+    found.append(f"{num_channels} channels, averaged to one")
+  if rate > _MAX_RATE_HZ:
+    found.append(f"{rate} Hz")
+  if path.is_file() and soundfile.info(path).subtype in _EIGHT_BITS:
+    found.append("samples of 8 bits")
+  return found
 
 
 def mark_duplicates(findings: Iterable[Finding]) -> list[Finding]:
@@ -162,7 +213,10 @@ def mark_duplicates(findings: Iterable[Finding]) -> list[Finding]:
       original = first.setdefault(finding.content_hash, finding.file)
       if original != finding.file:
         finding = dataclasses.replace(
-          finding, status=DUPLICATE, detail=f"same as {original}"
+          finding,
+          status=DUPLICATE,
+          detail=f"same as {original}",
+          duplicate_of=original,
         )
     marked.append(finding)
   return marked
@@ -211,7 +265,7 @@ def report_text(report: dict[str, Any]) -> str:
     "",
   ]
   lines += [
-    f"{count:6d}  {status:<11} {_EXPLANATION[status]}"
+    f"{count:6d}  {status:<14} {_EXPLANATION[status]}"
     for status, count in report["counts"].items()
   ]
   lines += ["", *report["notes"]] if report["notes"] else []
@@ -230,12 +284,12 @@ def report_text(report: dict[str, Any]) -> str:
 
 def write_report(
   directory: str | os.PathLike, report: dict[str, Any]
-) -> pathlib.Path:
+) -> os.PathLike:
   """Writes `doctor.json` and `doctor.txt`; returns the path of the text."""
-  directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  (directory / "doctor.json").write_text(json.dumps(report, indent=2) + "\n")
-  path = directory / "doctor.txt"
+  root = folders.to_path(directory)
+  root.mkdir(parents=True, exist_ok=True)
+  (root / "doctor.json").write_text(json.dumps(report, indent=2) + "\n")
+  path = root / "doctor.txt"
   path.write_text(report_text(report))
   return path
 
