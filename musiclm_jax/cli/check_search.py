@@ -85,6 +85,16 @@ def best(found: Sequence[checking.Result]) -> checking.Result:
   )
 
 
+def bindings(result: checking.Result) -> str:
+  """Options that make a training of what was found."""
+  options = [
+    f"--gin.experiment.Experiment.rows_per_device={result.rows_per_device}"
+  ]
+  if result.remat is not None:
+    options.append(f"--gin.transformer.TransformerConfig.remat={result.remat}")
+  return " ".join(options)
+
+
 def table(found: Sequence[checking.Result]) -> str:
   """All candidates for people; the best is marked."""
   chosen = best(found)
@@ -97,4 +107,5 @@ def table(found: Sequence[checking.Result]) -> str:
       f"{check_output.gib(result.program.memory.peak):>10}"
       f"{result.roofline_seconds * 1e3:7.1f} ms{result.predicted_mfu:7.1%}"
     )
+  lines.append(f"to train so: {bindings(chosen)}")
   return "\n".join(lines) + "\n"

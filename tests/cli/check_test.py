@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`musiclm check`: configurations without data, verdicts, golden values."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -8,11 +9,18 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from musiclm_jax.cli import check_output, checking, children, scaling_tables
+from musiclm_jax.cli import (
+  check_output,
+  check_search,
+  checking,
+  children,
+  scaling_tables,
+)
 from musiclm_jax.core import errors
-from musiclm_jax.partitioning import topologies
+from musiclm_jax.partitioning import mesh, partitioner, topologies
 from musiclm_jax.training import aot, program_cost
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -85,6 +93,23 @@ def test_knobs_change_the_experiment(monkeypatch):
   assert new.trainable.config.transformer.remat == "full"
   assert new.optimizer.name == "adam"
   assert run.trainable.config.transformer.remat == "none"
+
+
+def test_what_a_search_finds_is_what_training_does(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  run = checking.load(_request("BATCH_SIZE=12"))
+  placing = partitioner.Partitioner(mesh.MeshConfig(data=1), jax.devices()[:1])
+  found = dataclasses.replace(_result(8.0), rows_per_device=12, remat="full")
+  assert check_search._rows(found) == [1, 2, 3, 4, 6, 12]
+  for rows in check_search._rows(found):
+    changed = checking.changed(run, (("rows_per_device", rows),))
+    assert changed.loop_on(placing).num_microbatches == 12 // rows
+  found = dataclasses.replace(found, rows_per_device=3, num_microbatches=4)
+  options = check_search.bindings(found).replace("--gin.", "").split()
+  assert check_search.bindings(found) in check_search.table([found])
+  run = checking.load(_request("BATCH_SIZE=12", *options))
+  assert run.loop_on(placing).num_microbatches == 4
+  assert run.trainable.config.transformer.remat == "full"
 
 
 def test_child_returns_values_and_errors():
