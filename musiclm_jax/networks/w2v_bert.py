@@ -27,6 +27,7 @@ _MEL_NORMALIZATIONS = ("corpus", "clip")
 # Random vectors that stand for masked frames; true frames have unit scale.
 _MASK_SCALE = 0.1
 _SUBSAMPLING = 4
+STACKS = ("contrastive", "masked_prediction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ class W2vBertConfig:
     masked_prediction: Conformer stack above it.
     codebook_size: target ids.
     code_dim: width of a code vector.
-    tap_layer: block of `masked_prediction`, from 1, that `features` returns.
+    tap_layer: what `features` returns: a block of `masked_prediction`, from 1,
+      or a name: 'masked_prediction/7', 'contrastive/12'.
     mask_start_prob: probability of a masked span to start at a frame.
     mask_span_frames: frames of a masked span; spans may overlap.
   """
@@ -57,7 +59,7 @@ class W2vBertConfig:
   masked_prediction: conformer.ConformerConfig = conformer.ConformerConfig()
   codebook_size: int = 1024
   code_dim: int = 1024
-  tap_layer: int = 7
+  tap_layer: int | str = 7
   mask_start_prob: float = 0.065
   mask_span_frames: int = 10
 
@@ -82,15 +84,40 @@ class W2vBertConfig:
         f"masked_prediction.embed_dim={self.masked_prediction.embed_dim}: "
         f"expected {self.contrastive.embed_dim}, that of contrastive"
       )
-    if not 1 <= self.tap_layer <= self.masked_prediction.num_layers:
+    stack, _, block = self._tap_name.partition("/")
+    layers = getattr(self, stack).num_layers if stack in STACKS else 0
+    if not (block.isascii() and block.isdigit() and 1 <= int(block) <= layers):
+      choices = [f"{s}/1 to {s}/{getattr(self, s).num_layers}" for s in STACKS]
       raise ValueError(
-        f"tap_layer={self.tap_layer}: expected 1 to "
-        f"{self.masked_prediction.num_layers}, the blocks of masked_prediction"
+        f"tap_layer={self.tap_layer!r}: expected {' or '.join(choices)}, or "
+        "the number of a block of masked_prediction"
       )
     if not 0 < self.mask_start_prob < 1:
       raise ValueError(
         f"mask_start_prob={self.mask_start_prob}: expected in (0, 1)"
       )
+
+  @property
+  def _tap_name(self) -> str:
+    if isinstance(self.tap_layer, str):
+      return self.tap_layer
+    return f"{STACKS[1]}/{self.tap_layer}"
+
+  @property
+  def tap(self) -> tuple[str, int]:
+    """The tapped stack and the index of its block, from 0."""
+    stack, _, block = self._tap_name.partition("/")
+    return stack, int(block) - 1
+
+  @property
+  def sample_rate_hz(self) -> int:
+    """Rate of the waveforms."""
+    return self.mel.sample_rate_hz
+
+  @property
+  def feature_dim(self) -> int:
+    """Width of what `features` returns."""
+    return self.masked_prediction.embed_dim
 
   @property
   def samples_per_frame(self) -> int:
@@ -286,7 +313,9 @@ class W2vBert(nn.Module):
       frames.
     """
     x = self.input_project(self.frames(waveform, mask))
-    context, _ = self.contrastive(x, mask)
-    # Unrolled blocks above the tap are dead code and cost nothing.
-    _, outputs = self.masked_prediction(context, mask)
-    return outputs[self.config.tap_layer - 1].astype(jnp.float32)
+    stack, block = self.config.tap
+    context, outputs = self.contrastive(x, mask)
+    if stack != "contrastive":
+      # Unrolled blocks above the tap are dead code and cost nothing.
+      _, outputs = self.masked_prediction(context, mask)
+    return outputs[block].astype(jnp.float32)

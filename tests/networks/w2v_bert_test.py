@@ -236,3 +236,22 @@ def test_span_mask_covers_about_half():
 def test_bad_config_names_field(field, value):
   with pytest.raises(ValueError, match=f"{field}={value!r}"):
     dataclasses.replace(CONFIG, **{field: value})
+
+
+def test_tap_by_name(setup):
+  _, variables, waveform, features = setup
+
+  def at(name):
+    network = w2v_bert.W2vBert(dataclasses.replace(CONFIG, tap_layer=name))
+    return network.apply(variables, waveform, method=network.features)
+
+  np.testing.assert_allclose(
+    at("masked_prediction/1"), features(waveform, None), atol=1e-5
+  )
+  names = ("contrastive/1", "masked_prediction/1", "masked_prediction/2")
+  first, second, third = (np.asarray(at(name)) for name in names)
+  for one, other in ((first, second), (second, third)):
+    assert np.abs(one - other).max() > 0.1
+  for name in ("contrastive/2", "masked_prediction/0", "top/1", "contrastive"):
+    with pytest.raises(ValueError, match=f"tap_layer='{name}'"):
+      dataclasses.replace(CONFIG, tap_layer=name)
