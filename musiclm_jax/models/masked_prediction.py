@@ -12,12 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.core import alarms, protocols, rng
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.core import protocols, rng
 from musiclm_jax.layers import gumbel_quantize
 from musiclm_jax.networks import w2v_bert
 
 _MASKED = -1e9
+# Less of the codebook than this in use is a collapse (healthy: 0.3 and more).
+_LEAST_USED_SHARE = 0.05
+# Nothing learns to predict so much so early: the targets are trivial.
+_TOO_GOOD_ACCURACY, _EARLY_SHARE = 0.8, 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +183,65 @@ class MaskedPrediction:
     """Fresh boxed variables."""
     keys = {name: rng.named(key, name) for name in ("params", "mask")}
     return self.network.init(keys, batch["waveform"], deterministic=True)
+
+  loss_terms = {
+    "w2v-BERT": ("contrastive_loss", "diversity_loss", "prediction_loss")
+  }
+
+  def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
+    """What a collapse looks like (w2v-BERT sec. 5: all frames get one code).
+
+    Args:
+      batch_size: of the run; a batch cannot use more codes than it has frames.
+    """
+    config, size = self.config, self.network.config.codebook_size
+    frames = batch_size * config.crop_secs * self.network.config.frame_rate_hz
+    usable = min(size, frames)
+    early = max(1, round(_EARLY_SHARE * config.gumbel_steps))
+    return (
+      alarms.AlarmRule(
+        "codebook_collapse",
+        "target_perplexity",
+        "below",
+        max(2.0, _LEAST_USED_SHARE * usable),
+        f"Most frames get the same few of {size} codes: nothing is left to "
+        "predict. Start the quantizer by k-means (kmeans_batches), or raise "
+        "diversity_weight.",
+        patience_steps=early // 10,
+        after_step=early // 20,
+      ),
+      alarms.AlarmRule(
+        "diversity_lost",
+        "diversity_loss",
+        "above",
+        1.0 - 0.5 * _LEAST_USED_SHARE * usable / size,
+        "The mean distribution over codes has all but one point: the "
+        "diversity loss does not hold the codebook open. Raise "
+        "diversity_weight, or gumbel_start.",
+        patience_steps=early // 10,
+        after_step=early // 20,
+      ),
+      alarms.AlarmRule(
+        "masked_accuracy_too_good",
+        "masked_accuracy",
+        "above",
+        _TOO_GOOD_ACCURACY,
+        "Masked frames are predicted so well so early only where targets are "
+        "trivial: look at target_perplexity and codebook_perplexity, and at "
+        "whether the contrastive loss is on.",
+        until_step=early,
+      ),
+      alarms.AlarmRule(
+        "contrastive_at_chance",
+        "contrastive_accuracy",
+        "below",
+        2.0 / (1 + config.num_distractors),
+        "The context tells no frame from its distractors: the first stack "
+        "does not learn. Lower the learning rate, or look at the audio.",
+        patience_steps=early // 2,
+        after_step=early,
+      ),
+    )
 
   @property
   def num_warm_start_batches(self) -> int:

@@ -12,6 +12,7 @@ from musiclm_jax.layers import conformer
 from musiclm_jax.models import masked_prediction
 from musiclm_jax.networks import w2v_bert
 from musiclm_jax.partitioning import axes
+from musiclm_jax.training import alarms
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,39 @@ def test_bad_config_names_field():
     masked_prediction.MaskedPredictionConfig(gumbel_end=3.0)
   with pytest.raises(ValueError, match="num_distractors=0"):
     masked_prediction.MaskedPredictionConfig(num_distractors=0)
+
+
+def test_alarms_know_a_collapse_from_health(model):
+  # 16 codes, 100 steps of annealing: the first 25 are early.
+  def raised(step, **values):
+    watch = alarms.Alarms(model.alarm_rules(8))
+    found = []
+    for at in range(2, step + 1, 2):
+      found += watch.check(at, values)
+    return {alarm.rule.name for alarm in found}
+
+  healthy = {
+    "target_perplexity": 6.0,
+    "diversity_loss": 0.6,
+    "masked_accuracy": 0.2,
+    "contrastive_accuracy": 0.3,
+  }
+  assert raised(60, **healthy) == set()
+  collapsed = healthy | {
+    "target_perplexity": 1.2,
+    "diversity_loss": 0.99,
+    "masked_accuracy": 0.97,
+  }
+  assert raised(20, **collapsed) == {
+    "codebook_collapse",
+    "diversity_lost",
+    "masked_accuracy_too_good",
+  }
+  # Late, being good is no alarm; being at chance is.
+  watch = alarms.Alarms(model.alarm_rules(8))
+  late = healthy | {"masked_accuracy": 0.97, "contrastive_accuracy": 0.05}
+  found = [a.rule.name for at in (30, 50) for a in watch.check(at, late)]
+  assert found == ["contrastive_at_chance"]
+  # What they watch is what the loss reports.
+  watched = {rule.metric for rule in model.alarm_rules(8)}
+  assert watched <= {*healthy}
