@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.core import rng
+from musiclm_jax.layers import rotation
 from musiclm_jax.partitioning import axes
 
 
@@ -33,6 +34,8 @@ class ResidualQuantizerConfig:
       few frames per entry, else nearly all entries would be replaced.
     kmeans_iterations: Lloyd iterations of the start from the first batch.
     dropout: draw the number of levels per example in training.
+    gradient: how it passes the quantizer, 'straight_through' or 'rotation'
+      (`rotation.py`).
   """
 
   num_codebooks: int = 12
@@ -42,8 +45,13 @@ class ResidualQuantizerConfig:
   dead_threshold: float = 2.0
   kmeans_iterations: int = 10
   dropout: bool = True
+  gradient: str = "straight_through"
 
   def __post_init__(self):
+    if self.gradient not in rotation.GRADIENTS:
+      raise ValueError(
+        f"gradient={self.gradient!r}: expected one of {rotation.GRADIENTS}"
+      )
     for name in ("num_codebooks", "codebook_size", "code_dim"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 1")
@@ -65,6 +73,9 @@ class QuantizerOutput(NamedTuple):
     commitment: scalar, mean squared residual left by each level in use.
     usage: `[codebooks]`, share of entries chosen at least once.
     perplexity: `[codebooks]`, exp of the entropy of the chosen entries.
+    replaced: `[codebooks]`, share of entries that were dead and replaced.
+    average_perplexity: `[codebooks]`, as `perplexity`, of the averaged counts:
+      of many batches, where one has fewer frames than there are entries.
   """
 
   quantized: jax.Array
@@ -72,6 +83,8 @@ class QuantizerOutput(NamedTuple):
   commitment: jax.Array
   usage: jax.Array
   perplexity: jax.Array
+  replaced: jax.Array
+  average_perplexity: jax.Array
 
 
 class _Level(NamedTuple):
@@ -86,6 +99,35 @@ def nearest(vectors: jax.Array, embed: jax.Array) -> jax.Array:
   """Index of the nearest entry: `[..., dim]`, `[size, dim]` to `[...]`."""
   product = jnp.matmul(vectors, embed.T, precision="highest")
   return jnp.argmin((embed**2).sum(-1) - 2.0 * product, -1).astype(jnp.int32)
+
+
+def perplexity(counts: jax.Array) -> jax.Array:
+  """exp(entropy) of counts `[..., codebook_size]`, `[...]`; 1 of no counts."""
+  share = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-12)
+  return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)), -1))
+
+
+def levels_in_use(
+  batch: int, num_codebooks: int, drop: bool, key: jax.Array
+) -> jax.Array:
+  """1.0 where an example uses a level, float32 `[batch, codebooks]`.
+
+  With `drop`, each uses a random number of first levels (SoundStream sec.
+  III-C), else all.
+  """
+  if not drop:
+    return jnp.ones((batch, num_codebooks), jnp.float32)
+  count = jax.random.randint(key, (batch, 1), 1, num_codebooks + 1)
+  return (jnp.arange(num_codebooks) < count).astype(jnp.float32)
+
+
+def check_levels(codes: jax.Array, num_codebooks: int) -> None:
+  """Raises ValueError if codes have more levels than there are codebooks."""
+  if codes.shape[-1] > num_codebooks:
+    raise ValueError(
+      f"codes of shape {codes.shape} have {codes.shape[-1]} levels: expected "
+      f"at most num_codebooks={num_codebooks}"
+    )
 
 
 def _assign(vectors, embed):
@@ -199,7 +241,7 @@ def update_level(
   sums: jax.Array,
   key: jax.Array,
   config: ResidualQuantizerConfig,
-) -> _Level:
+) -> tuple[_Level, jax.Array]:
   """One step of the moving averages, then replacement of dead entries.
 
   A replaced entry gets a random vector of the batch in `embed`, and the mean
@@ -213,6 +255,9 @@ def update_level(
     sums: `[codebook_size, code_dim]`, sum of those.
     key: draws the replacements.
     config: decay and threshold.
+
+  Returns:
+    The averages after, and the share of entries that were replaced.
   """
   decay = config.decay
   counts = decay * level.counts + (1 - decay) * counts
@@ -223,7 +268,7 @@ def update_level(
   counts = jnp.where(dead, mean_count, counts)
   sums = jnp.where(dead[:, None], fresh * mean_count, sums)
   embed = sums / jnp.maximum(counts, 1e-6)[:, None]
-  return _Level(embed, counts, sums)
+  return _Level(embed, counts, sums), dead.mean()
 
 
 class ResidualQuantizer(nn.Module):
@@ -273,7 +318,12 @@ class ResidualQuantizer(nn.Module):
     update = train and self.is_mutable_collection("codebooks")
     update = update and not self.is_initializing()
     key = jax.random.key(0) if key is None else key
-    in_use = self._levels_in_use(batch, train, rng.named(key, "levels"))
+    in_use = levels_in_use(
+      batch,
+      config.num_codebooks,
+      train and config.dropout,
+      rng.named(key, "levels"),
+    )
     started = self.initialized.value[0] > 0
 
     def step(carry, xs):
@@ -293,18 +343,18 @@ class ResidualQuantizer(nn.Module):
         )
       codes, counts, sums = _assign(flat, level.embed)
       chosen = level.embed[codes].reshape(vectors.shape)
+      replaced = jnp.zeros((), jnp.float32)
       if update:
         replace_key = rng.named(level_key, "dead")
-        level = update_level(level, flat, counts, sums, replace_key, config)
-      share = counts / counts.sum()
-      entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)))
+        level, replaced = update_level(
+          level, flat, counts, sums, replace_key, config
+        )
       total = total + chosen * use[:, None, None]
       left = residual - chosen
       out = (
         codes.reshape(batch, frames),
         total,
-        (counts > 0).mean(),
-        jnp.exp(entropy),
+        ((counts > 0).mean(), perplexity(counts), replaced),
         level,
       )
       return (left, total), out
@@ -312,29 +362,23 @@ class ResidualQuantizer(nn.Module):
     levels = _Level(self.embed.value, self.counts.value, self.sums.value)
     keys = jax.random.split(rng.named(key, "codebooks"), config.num_codebooks)
     fixed = jax.lax.stop_gradient(vectors.astype(jnp.float32))
-    (_, total), (codes, partial, usage, perplexity, levels) = jax.lax.scan(
+    (_, total), (codes, partial, shares, levels) = jax.lax.scan(
       step, (fixed, jnp.zeros_like(fixed)), (levels, in_use.T, keys)
     )
     if update:
       self.embed.value, self.counts.value, self.sums.value = levels
       self.initialized.value = jnp.ones((1,), jnp.float32)
-    # Straight-through on the sum: one identity gradient, not one per level.
-    quantized = vectors + jax.lax.stop_gradient(total - vectors)
+    # Passed on the sum: one identity or rotation, not one per level.
+    quantized = rotation.pass_gradients(vectors, total, config.gradient)
     # The squared residual after every level, expanded so that the gradient
     # costs one pass: (v - p_l)^2 averaged over levels.
     weight = in_use / in_use.sum()
     error = ((vectors - partial) ** 2).mean((2, 3))
     commitment = jnp.sum(error * weight.T)
     codes = jnp.moveaxis(codes, 0, -1)
-    return QuantizerOutput(quantized, codes, commitment, usage, perplexity)
-
-  def _levels_in_use(self, batch: int, train: bool, key) -> jax.Array:
-    """1.0 where an example uses a level, float32 `[batch, codebooks]`."""
-    num_codebooks = self.config.num_codebooks
-    if not (train and self.config.dropout):
-      return jnp.ones((batch, num_codebooks), jnp.float32)
-    count = jax.random.randint(key, (batch, 1), 1, num_codebooks + 1)
-    return (jnp.arange(num_codebooks) < count).astype(jnp.float32)
+    return QuantizerOutput(
+      quantized, codes, commitment, *shares, perplexity(levels.counts)
+    )
 
   def encode(self, vectors: jax.Array) -> jax.Array:
     """`[..., code_dim]` to codes int32 `[..., codebooks]`."""
@@ -352,13 +396,8 @@ class ResidualQuantizer(nn.Module):
     Raises:
       ValueError: if there are more levels than codebooks.
     """
-    levels = codes.shape[-1]
-    if levels > self.config.num_codebooks:
-      raise ValueError(
-        f"codes of shape {codes.shape} have {levels} levels: expected at most "
-        f"num_codebooks={self.config.num_codebooks}"
-      )
+    check_levels(codes, self.config.num_codebooks)
     total = jnp.zeros((*codes.shape[:-1], self.config.code_dim), jnp.float32)
-    for level in range(levels):
+    for level in range(codes.shape[-1]):
       total = total + self.embed.value[level][codes[..., level]]
     return total

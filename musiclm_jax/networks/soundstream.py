@@ -18,10 +18,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from musiclm_jax.layers import conv, quantize
+from musiclm_jax.layers import (
+  conv,
+  quantize,
+  rotation,
+  scalar_quantize,
+  snake,
+)
 from musiclm_jax.networks import subband_init
 from musiclm_jax.partitioning import axes
 
+QUANTIZERS = ("rvq", "fsq")
 _EDGE = ("batch", "frames", None)
 # Left and right to middle and side; twice this is its own inverse.
 _MID_SIDE = ((0.5, 0.5), (0.5, -0.5))
@@ -48,6 +55,13 @@ class SoundStreamConfig:
     dead_threshold: averaged count below which an entry is replaced.
     kmeans_iterations: of the start from the first batch.
     quantizer_dropout: train with a random number of levels per example.
+    quantizer_kind: 'rvq' as published, or 'fsq': residual finite scalar
+      quantization (`layers/scalar_quantize.py`), without codebooks.
+    fsq_steps: with 'fsq', values of each axis of a level; their product is
+      `codebook_size`.
+    quantizer_gradient: how it passes the quantizer, 'straight_through' or
+      'rotation' (`layers/rotation.py`).
+    decoder_activation: 'elu' as published, or 'snake' (`layers/snake.py`).
     film: where denoising can be switched at the bottleneck: 'none',
       'encoder' (before the RVQ) or 'decoder' (after).
     conv_implementation: 'lax' or 'matmul' for the convolutions.
@@ -70,6 +84,10 @@ class SoundStreamConfig:
   dead_threshold: float = 2.0
   kmeans_iterations: int = 10
   quantizer_dropout: bool = True
+  quantizer_kind: str = "rvq"
+  fsq_steps: tuple[int, ...] = (4, 4, 4, 4, 4)
+  quantizer_gradient: str = "straight_through"
+  decoder_activation: str = "elu"
   film: str = "none"
   conv_implementation: str = "lax"
   transpose_implementation: str = "matmul"
@@ -78,6 +96,7 @@ class SoundStreamConfig:
   def __post_init__(self):
     object.__setattr__(self, "strides", tuple(self.strides))
     object.__setattr__(self, "dilations", tuple(self.dilations))
+    object.__setattr__(self, "fsq_steps", tuple(self.fsq_steps))
     for name in ("sample_rate_hz", "channels", "kernel_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 1")
@@ -93,12 +112,23 @@ class SoundStreamConfig:
       raise ValueError(
         f"film={self.film!r}: expected 'none', 'encoder' or 'decoder'"
       )
-    for name in ("conv_implementation", "transpose_implementation"):
-      if getattr(self, name) not in conv.IMPLEMENTATIONS:
+    for name, choices in (
+      ("conv_implementation", conv.IMPLEMENTATIONS),
+      ("transpose_implementation", conv.IMPLEMENTATIONS),
+      ("quantizer_kind", QUANTIZERS),
+      ("quantizer_gradient", rotation.GRADIENTS),
+      ("decoder_activation", snake.ACTIVATIONS),
+    ):
+      if getattr(self, name) not in choices:
         raise ValueError(
-          f"{name}={getattr(self, name)!r}: expected one of "
-          f"{conv.IMPLEMENTATIONS}"
+          f"{name}={getattr(self, name)!r}: expected one of {choices}"
         )
+    size = math.prod(self.fsq_steps)
+    if self.quantizer_kind == "fsq" and size != self.codebook_size:
+      raise ValueError(
+        f"fsq_steps={self.fsq_steps} make {size} codes: expected "
+        f"codebook_size={self.codebook_size}"
+      )
     _ = self.quantizer  # validates the fields of the quantizer
 
   @property
@@ -133,7 +163,18 @@ class SoundStreamConfig:
     return num_codebooks * self.bits_per_frame * self.frame_rate_hz
 
   @property
-  def quantizer(self) -> quantize.ResidualQuantizerConfig:
+  def quantizer(
+    self,
+  ) -> quantize.ResidualQuantizerConfig | scalar_quantize.ScalarQuantizerConfig:
+    if self.quantizer_kind == "fsq":
+      return scalar_quantize.ScalarQuantizerConfig(
+        num_codebooks=self.num_codebooks,
+        steps=self.fsq_steps,
+        code_dim=self.code_dim,
+        decay=self.codebook_decay,
+        dropout=self.quantizer_dropout,
+        gradient=self.quantizer_gradient,
+      )
     return quantize.ResidualQuantizerConfig(
       num_codebooks=self.num_codebooks,
       codebook_size=self.codebook_size,
@@ -142,6 +183,7 @@ class SoundStreamConfig:
       dead_threshold=self.dead_threshold,
       kmeans_iterations=self.kmeans_iterations,
       dropout=self.quantizer_dropout,
+      gradient=self.quantizer_gradient,
     )
 
   def num_frames(self, num_samples: int) -> int:
@@ -169,11 +211,23 @@ class SoundStreamOutput(NamedTuple):
   quantizer: quantize.QuantizerOutput
 
 
+def _activate(
+  config: SoundStreamConfig, kind: str, name: str, x: jax.Array
+) -> jax.Array:
+  """ELU, or a learned activation that becomes submodule `name`."""
+  if kind == "elu":
+    return nn.elu(x)
+  # As the first kernels: a start that passes the sound through is kept.
+  start = 0.1 if config.init == "subband" else 1.0
+  return snake.Snake(start, name=name)(x)
+
+
 class ResidualUnit(nn.Module):
   """Dilated convolution, ELU, pointwise convolution, ELU, plus the input."""
 
   config: SoundStreamConfig
   dilation: int
+  activation: str = "elu"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -192,8 +246,8 @@ class ResidualUnit(nn.Module):
       implementation="matmul",
       kernel_init=nn.initializers.zeros if quiet else None,
       name="pointwise",
-    )(nn.elu(y))
-    return x + nn.elu(y)
+    )(_activate(config, self.activation, "inner", y))
+    return x + _activate(config, self.activation, "outer", y)
 
 
 class Encoder(nn.Module):
@@ -260,6 +314,7 @@ class Decoder(nn.Module):
   def __call__(self, latents: jax.Array) -> jax.Array:
     config = self.config
     options = {"implementation": config.conv_implementation}
+    kind = config.decoder_activation
     subband = config.init == "subband"
     bands = config.num_bands
     channels = config.block_channels(len(config.strides))
@@ -285,9 +340,11 @@ class Decoder(nn.Module):
         kernel_init=init,
         implementation=config.transpose_implementation,
         name=f"block_{block}_up",
-      )(nn.elu(x))
+      )(_activate(config, kind, f"block_{block}_activation", x))
       for unit, dilation in enumerate(config.dilations):
-        x = ResidualUnit(config, dilation, name=f"block_{block}_unit_{unit}")(x)
+        x = ResidualUnit(
+          config, dilation, kind, name=f"block_{block}_unit_{unit}"
+        )(x)
       x = axes.constrain(x, _EDGE)
     if subband:
       init = subband_init.passing(
@@ -307,7 +364,7 @@ class Decoder(nn.Module):
       kernel_init=init,
       name="last",
       **options,
-    )(nn.elu(x))
+    )(_activate(config, kind, "last_activation", x))
     if config.num_channels == 1:
       return x[..., 0]
     return x @ (2.0 * jnp.asarray(_MID_SIDE))
@@ -339,7 +396,12 @@ class SoundStream(nn.Module):
 
   def setup(self):
     self.encoder = Encoder(self.config)
-    self.quantizer = quantize.ResidualQuantizer(self.config.quantizer)
+    if self.config.quantizer_kind == "fsq":
+      self.quantizer = scalar_quantize.ResidualScalarQuantizer(
+        self.config.quantizer
+      )
+    else:
+      self.quantizer = quantize.ResidualQuantizer(self.config.quantizer)
     self.decoder = Decoder(self.config)
     if self.config.film != "none":
       self.film = Film()
