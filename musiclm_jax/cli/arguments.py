@@ -2,6 +2,12 @@
 """Options that several verbs share; imports nothing heavy."""
 
 import argparse
+import re
+
+from musiclm_jax.core import errors
+
+# In gin, paths stand in quotes, and perhaps in a tuple.
+_URL = re.compile(r"[\s(\['\"]*[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def add_gin_arguments(
@@ -22,3 +28,24 @@ def add_gin_arguments(
     metavar="DIRS",
     help="comma-separated folders searched before the shipped gin files",
   )
+
+
+def refuse_urls(args: argparse.Namespace) -> None:
+  """Raises UserError for an option that names a bucket or another URL.
+
+  Files are read and written as in a local file system; a folder called
+  'gs:' must not be made of what was meant as a bucket.
+  """
+  given = {f"--{name}": value for name, value in vars(args).items()}
+  for override in given.pop("--gin_overrides", ()):
+    name, _, value = override.partition("=")
+    given[f"--gin.{name}"] = value
+  del given["--argv"]
+  for name, value in given.items():
+    for text in value if isinstance(value, (list, tuple)) else [value]:
+      if isinstance(text, str) and _URL.match(text):
+        raise errors.UserError(
+          f"{name}={text}: expected a path in the file system; mount the "
+          "bucket and name the folder (musiclm launch --bucket=NAME mounts it "
+          "at /gcs/NAME)"
+        )

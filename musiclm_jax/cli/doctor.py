@@ -8,6 +8,7 @@ it on every host, as the job itself. `musiclm prepare` has the doctor of audio.
 
 import argparse
 
+TAKES_URLS = True
 EPILOG = """examples:
   musiclm doctor --path=runs
   musiclm doctor --path=gs://bucket/runs --path=/gcs/bucket \\

@@ -8,6 +8,7 @@ Everything after -- is a verb with its options, which each host runs with
 import argparse
 
 TAKES_COMMAND = True
+TAKES_URLS = True
 # kind -> (actions, one line of help)
 KINDS = {
   "tpu_vm": (("up", "status", "logs", "down"), "one TPU VM"),

@@ -14,6 +14,7 @@ import sys
 import traceback
 
 from musiclm_jax import __version__
+from musiclm_jax.cli import arguments
 
 # verb -> (module, one line of help)
 VERBS = {
@@ -100,6 +101,8 @@ def run(argv: list[str]) -> int:
   args.argv = argv
   if overrides and not hasattr(args, "gin_file"):
     verb.error(f"--gin.{overrides[0]}: this verb reads no gin file")
+  if not getattr(module, "TAKES_URLS", False):
+    arguments.refuse_urls(args)
   return module.main(args) or 0
 
 

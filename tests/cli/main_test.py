@@ -139,6 +139,18 @@ def test_missing_corpus_is_named(tmp_path, capsys):
   assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+  "option", ["--model_dir=gs://b/run", "--gin.CORPUS_DIR=('s3://b/c', 'd')"]
+)
+def test_buckets_must_be_mounted(option, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  argv = ["train", "--gin_file=none.gin", "--model_dir=run", option]
+  assert main_lib.main(argv) == 1
+  line = _line(capsys)
+  assert option in line and "mount" in line
+  assert not list(tmp_path.iterdir())
+
+
 def test_inference_imports_no_tensorflow():
   """And takes less than 3 s on a quiet machine (CPU seconds are counted)."""
   code = (
