@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # Optimizer steps of each part, meant for 15 minutes on 2 cores in all; what
 # was measured, and with which steps, is in docs/quickstart_results.md.
 TRAIN_STEPS = {
-  "soundstream": 640,
+  "soundstream": 760,
   "w2v_bert": 400,
   "mulan": 450,
   "semantic": 300,

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.core import rng
 from musiclm_jax.layers import (
   conv,
   quantize,
@@ -55,6 +56,10 @@ class SoundStreamConfig:
     dead_threshold: averaged count below which an entry is replaced.
     kmeans_iterations: of the start from the first batch.
     quantizer_dropout: train with a random number of levels per example.
+    unquantized_fraction: of training examples whose latents reach the decoder
+      as they are, while the codebooks follow them all the same. A short
+      training otherwise settles on latents that survive a poor quantizer, and
+      more codebooks add nothing.
     quantizer_kind: 'rvq' as published, or 'fsq': residual finite scalar
       quantization (`layers/scalar_quantize.py`), without codebooks.
     fsq_steps: with 'fsq', values of each axis of a level; their product is
@@ -84,6 +89,7 @@ class SoundStreamConfig:
   dead_threshold: float = 2.0
   kmeans_iterations: int = 10
   quantizer_dropout: bool = True
+  unquantized_fraction: float = 0.0
   quantizer_kind: str = "rvq"
   fsq_steps: tuple[int, ...] = (4, 4, 4, 4, 4)
   quantizer_gradient: str = "straight_through"
@@ -102,6 +108,10 @@ class SoundStreamConfig:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 1")
     if self.num_channels not in (1, 2):
       raise ValueError(f"num_channels={self.num_channels}: expected 1 or 2")
+    if not 0 <= self.unquantized_fraction < 1:
+      raise ValueError(
+        f"unquantized_fraction={self.unquantized_fraction}: expected in [0, 1)"
+      )
     for name in ("strides", "dilations"):
       values = getattr(self, name)
       if not values or min(values) < 1:
@@ -333,7 +343,10 @@ class Decoder(nn.Module):
     for block, stride in reversed(list(enumerate(config.strides))):
       features = config.block_channels(block)
       if subband:
-        init = subband_init.join(stride, x.shape[-1], features, bands[block])
+        overlap = dict(enumerate(subband_init.OVERLAPS)).get(block, 0.0)
+        init = subband_init.join(
+          stride, x.shape[-1], features, bands[block], overlap
+        )
       x = conv.CausalConvTranspose1d(
         features,
         stride,
@@ -468,8 +481,15 @@ class SoundStream(nn.Module):
     Returns:
       A reconstruction as long as `waveform`, and the quantizer's output.
     """
-    quantized = self.quantizer(self.latents(waveform, denoise), train, key)
-    latents = self._switch("decoder", quantized.quantized, denoise)
+    latents = self.latents(waveform, denoise)
+    quantized = self.quantizer(latents, train, key)
+    heard = quantized.quantized
+    if train and self.config.unquantized_fraction > 0:
+      key = jax.random.key(0) if key is None else key
+      draw = jax.random.uniform(rng.named(key, "unquantized"), heard.shape[:1])
+      skip = draw < self.config.unquantized_fraction
+      heard = jnp.where(skip[:, None, None], latents, heard)
+    latents = self._switch("decoder", heard, denoise)
     out = self.decoder(latents)[:, : waveform.shape[1]]
     return SoundStreamOutput(out, quantized)
 

@@ -25,6 +25,8 @@ Init = Callable[..., Any]
 GAIN = 0.5
 # Latents, relative to what flows through the network.
 LATENT_GAIN = 8.0
+# Overlap of blocks in the upsampling ones, from the waveform on; then none.
+OVERLAPS = (0.5, 0.4)
 # Standard deviation of kernels that no band uses, relative to the usual one.
 NOISE = 0.1
 
@@ -87,16 +89,29 @@ def split(stride: int, channels: int, features: int, bands: int) -> Init:
   return _plus_noise(kernel, used)
 
 
-def join(stride: int, channels: int, features: int, bands: int) -> Init:
+def join(
+  stride: int, channels: int, features: int, bands: int, overlap: float = 0.0
+) -> Init:
   """Of a transposed convolution `[2 * stride, channels, features]`.
 
-  The inverse of `split(stride, features, channels, bands)`.
+  The inverse of `split(stride, features, channels, bands)`, but for `overlap`.
+
+  Args:
+    stride: outputs per input.
+    channels: in.
+    features: out.
+    bands: in use among `features`.
+    overlap: share of a block's first output that comes from the end of the
+      block before. Blocks that are coded with errors do not meet at their
+      edges; without overlap each edge is a click, heard as noise in all bands.
   """
   kernel = np.zeros((2 * stride, channels, features), np.float32)
   basis = _dct(stride) * np.sqrt(stride)
   kept = _splits(bands, stride)[:channels]
   for index, (band, frequency) in enumerate(kept):
     kernel[:stride, index, band] = basis[frequency]
+    kernel[0, index, band] *= 1.0 - overlap
+    kernel[stride, index, band] = overlap * basis[frequency][-1]
   used = np.zeros(kernel.shape, bool)
   used[:, :, :bands] = True
   return _plus_noise(kernel, used)

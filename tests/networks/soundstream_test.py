@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The codec: lengths, causality, prefixes, names and size."""
 
+import dataclasses
 import functools
 
 import jax
@@ -152,3 +153,28 @@ def test_bad_config_is_named():
     soundstream.SoundStreamConfig(film="both")
   with pytest.raises(ValueError, match="strides"):
     soundstream.SoundStreamConfig(strides=())
+
+
+def test_unquantized_examples_reach_the_decoder_as_they_are():
+  config = dataclasses.replace(
+    _CONFIG, unquantized_fraction=0.5, quantizer_dropout=False
+  )
+  waveform = jax.random.normal(jax.random.key(2), (16, 60))
+
+  def train(config):
+    codec = soundstream.SoundStream(config)
+    run = functools.partial(codec.apply, train=True, mutable=["codebooks"])
+    out, _ = jax.jit(run)(_variables(), waveform, key=jax.random.key(3))
+    return out.reconstruction
+
+  def decode_latents(codec, x):
+    return codec.decoder(codec._switch("decoder", codec.latents(x), None))
+
+  whole = jax.jit(lambda v: _CODEC.apply(v, waveform, method=decode_latents))(
+    _variables()
+  )
+  passed = np.isclose(train(config), whole, atol=1e-5).all(1)
+  assert 0 < passed.sum() < 16
+  assert not np.isclose(train(_CONFIG), whole, atol=1e-5).all(1).any()
+  with pytest.raises(ValueError, match="unquantized_fraction=1.0"):
+    dataclasses.replace(_CONFIG, unquantized_fraction=1.0)
