@@ -7,14 +7,17 @@ parent must not have used a device: threads do not survive a fork.
 
 import os
 import pickle
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 
-def start(function: Callable[..., Any], *args: Any) -> tuple[int, int]:
+def start(function: Callable[..., Any], *args: Any) -> tuple[int, int, str]:
   """Forks a child that calls `function`; pass what it returns to `finish`."""
+  scratch = tempfile.mkdtemp(prefix="musiclm_child_")
   sys.stdout.flush()
   sys.stderr.flush()
   reader, writer = os.pipe()
@@ -24,8 +27,10 @@ def start(function: Callable[..., Any], *args: Any) -> tuple[int, int]:
     child = os.fork()
   if child:
     os.close(writer)
-    return child, reader
+    return child, reader, scratch
   os.close(reader)
+  # Its temporary files go with it, also those that a thread still writes.
+  tempfile.tempdir = scratch
   try:
     answer = (True, function(*args))
   except BaseException as error:
@@ -39,7 +44,7 @@ def start(function: Callable[..., Any], *args: Any) -> tuple[int, int]:
   os._exit(0)
 
 
-def finish(child: int, reader: int) -> Any:
+def finish(child: int, reader: int, scratch: str) -> Any:
   """The result of a child, once it has one.
 
   Raises:
@@ -48,6 +53,7 @@ def finish(child: int, reader: int) -> Any:
   with os.fdopen(reader, "rb") as file:
     data = file.read()
   _, status = os.waitpid(child, 0)
+  shutil.rmtree(scratch, ignore_errors=True)
   if not data:
     raise RuntimeError(f"a child process ended with status {status}")
   good, value = pickle.loads(data)
