@@ -24,6 +24,7 @@ VERBS = {
   "tokenize": ("tokenize", "turn a corpus into a token cache"),
   "bundle": ("bundle", "collect artefacts and stages for generation"),
   "generate": ("generate", "text prompts to music"),
+  "codec": ("codec", "audio files to files of acoustic codes and back"),
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
