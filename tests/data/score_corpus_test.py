@@ -5,6 +5,9 @@ import collections
 import dataclasses
 import importlib
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -291,4 +294,33 @@ def test_clips_are_flac_at_24_khz():
   assert soundfile.info(io.BytesIO(clip["audio"])).subtype == "PCM_16"
   assert (
     clip["audio"] == jobs.make_clip((_scale_piece(), _plan(secs=1.5)))["audio"]
+  )
+
+
+_ALL_PITCHES = """
+import importlib, sys
+from musiclm_jax.data import corpora, worker_pool
+worker_pool.register_package("b", [str(corpora.find_builder_dir())])
+arrange, instruments, render = (
+  importlib.import_module(f"b.score_corpus.{name}")
+  for name in ("arrange", "instruments", "render")
+)
+ranges = [(i.program, i.lowest, i.highest) for i in instruments.INSTRUMENTS]
+for quartet in instruments.QUARTETS:
+  ranges += zip(quartet.programs, quartet.lowest, quartet.highest)
+for program, lowest, highest in ranges:
+  print(program, lowest, highest, flush=True)
+  notes = [(0.02 * p, 0.1, p, 90) for p in range(lowest, highest + 1)]
+  track = arrange.Track(program, "lead", notes)
+  assert abs(render.synthesize([track], 1.0)).max() > 0
+"""
+
+
+def test_synthesizer_ends_for_every_pitch_of_every_instrument():
+  # It loops for ever on some: not to be tried in this process.
+  subprocess.run(
+    [sys.executable, "-c", _ALL_PITCHES],
+    check=True,
+    timeout=120,
+    env={**os.environ, "PYTHONPATH": os.getcwd()},
   )
