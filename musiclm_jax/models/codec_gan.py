@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.audio import spectrogram
-from musiclm_jax.core import protocols, rng
-from musiclm_jax.layers import quantize
+from musiclm_jax.core import alarms, protocols, rng
+from musiclm_jax.layers import quantize, scalar_quantize
+from musiclm_jax.models import balancer as balancer_lib
+from musiclm_jax.models import codec_alarms, codec_losses, critic_pass
+from musiclm_jax.models import denoising as denoising_lib
 from musiclm_jax.networks import discriminators as discriminators_lib
 from musiclm_jax.networks import soundstream
+from musiclm_jax.partitioning import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,9 @@ class LossWeights:
     commitment: of latents to their codes (not in the paper; in all ports).
     waveform: L1 distance of samples (not in the paper; helps a short training
       to find the phase).
+
+  With a balancer all but `commitment` are shares, of which only the ratios
+  count.
   """
 
   adversarial: float = 1.0
@@ -63,7 +70,11 @@ class CodecGANConfig:
     crop_secs: seconds of one training example.
     kmeans_batches: batches the codebooks are started from by k-means before
       the first step; 0 starts them from the first batch, in its step, as
-      published.
+      published. An FSQ starts its axes from them, or at random.
+    balancer: of the generator's losses at the waveform; None adds them up.
+    denoising: how noise is mixed in, for a codec with `film`; None trains its
+      switch on clean sound only.
+    alarms: when the training calls out.
   """
 
   codec: soundstream.SoundStreamConfig = soundstream.SoundStreamConfig()
@@ -78,6 +89,9 @@ class CodecGANConfig:
   discriminator_start_step: int = 0
   crop_secs: float = 3.0
   kmeans_batches: int = 0
+  balancer: balancer_lib.BalancerConfig | None = None
+  denoising: denoising_lib.DenoisingConfig | None = None
+  alarms: codec_alarms.CodecAlarmConfig = codec_alarms.CodecAlarmConfig()
 
   def __post_init__(self):
     object.__setattr__(self, "window_lengths", tuple(self.window_lengths))
@@ -100,52 +114,37 @@ class CodecGANConfig:
         f"crop_secs={self.crop_secs}, mel_floor={self.mel_floor}, "
         f"num_mels={self.num_mels}: expected > 0"
       )
+    if self.denoising is not None and self.codec.film == "none":
+      raise ValueError(
+        "denoising with film='none': expected a codec with "
+        "film='encoder' or 'decoder', which has the switch"
+      )
+    if self.balancer is not None and not self.waveform_losses:
+      raise ValueError(
+        f"weights={self.weights}: expected a loss at the waveform to balance"
+      )
 
-
-def si_snr_db(target: jax.Array, estimate: jax.Array) -> jax.Array:
-  """Scale-invariant signal-to-noise ratio, `[batch, samples]` to `[batch]`."""
-  scale = jnp.sum(estimate * target, -1) / (jnp.sum(target**2, -1) + 1e-8)
-  projection = scale[:, None] * target
-  noise = estimate - projection
-  ratio = (jnp.sum(projection**2, -1) + 1e-8) / (jnp.sum(noise**2, -1) + 1e-8)
-  return 10.0 * jnp.log10(ratio)
-
-
-def discriminator_loss(real, fake) -> jax.Array:
-  """Hinge loss of the critics: mean over critics of the mean over time."""
-  losses = [
-    jnp.mean(jax.nn.relu(1.0 - r.logits))
-    + jnp.mean(jax.nn.relu(1.0 + f.logits))
-    for r, f in zip(real, fake)
-  ]
-  return sum(losses) / len(losses)
-
-
-def adversarial_loss(fake) -> jax.Array:
-  """Hinge loss of the generator."""
-  losses = [jnp.mean(jax.nn.relu(1.0 - f.logits)) for f in fake]
-  return sum(losses) / len(losses)
-
-
-def feature_loss(real, fake) -> jax.Array:
-  """Mean L1 distance over all internal layers of all critics."""
-  losses = [
-    jnp.mean(jnp.abs(a - b))
-    for r, f in zip(real, fake)
-    for a, b in zip(r.features, f.features)
-  ]
-  return sum(losses) / len(losses)
+  @property
+  def waveform_losses(self) -> dict[str, float]:
+    """Weights of the losses at the waveform that are not 0."""
+    names = ("reconstruction", "waveform", "adversarial", "feature")
+    weights = {name: getattr(self.weights, name) for name in names}
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 class CodecGAN:
   """A `Trainable` with two players.
 
   `variables['params']` is `{'generator': ..., 'discriminator': ...}`;
-  `variables['codebooks']` is the quantizer's.
+  `variables['codebooks']` is the quantizer's, `variables['balancer']` has the
+  usual norms of the losses' gradients if they are balanced.
   """
+
+  loss_terms = codec_alarms.LOSS_TERMS
 
   def __init__(self, config: CodecGANConfig):
     self.config = config
+    self._denoising = config.denoising
     self.codec = soundstream.SoundStream(config.codec)
     self.discriminators = discriminators_lib.Discriminators(
       config.discriminators
@@ -164,27 +163,56 @@ class CodecGAN:
       floor=config.mel_floor,
     )
 
+  @property
+  def _critic_weights(self) -> dict[str, float] | None:
+    """Of the sum of the generator's losses; None keeps them apart."""
+    if self.config.balancer is not None:
+      return None
+    weights = self.config.weights
+    return {"adversarial": weights.adversarial, "feature": weights.feature}
+
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """`waveform`, float32 `[batch, samples]` of a crop."""
+    """`waveform`, float32 `[batch, samples]` of a crop; perhaps `noise`."""
     codec = self.config.codec
     samples = round(self.config.crop_secs * codec.sample_rate_hz)
+    names = ["waveform"]
+    if self._denoising is not None and self._denoising.source == "batch":
+      names.append("noise")
     shape = (batch_size, samples)
-    return {"waveform": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in names}
+
+  def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
+    """Quantizer, players and held-out sound (`codec_alarms.py`)."""
+    config = self.config
+    samples = self.input_shapes(batch_size)["waveform"].shape[1]
+    return codec_alarms.rules(
+      config.alarms,
+      config.codec,
+      batch_size * config.codec.num_frames(samples),
+      config.discriminator_start_step,
+    )
 
   def init(self, key: jax.Array, batch: protocols.Batch) -> dict[str, Any]:
-    """Fresh, boxed 'params' and 'codebooks'."""
+    """Fresh, boxed 'params' and 'codebooks', and 'balancer' if there is one."""
     waveform = jnp.zeros_like(batch["waveform"])
     codec = self.codec.init(rng.named(key, "generator"), waveform)
     critics = self.discriminators.init(
       rng.named(key, "discriminator"), waveform
     )
-    return {
+    variables = {
       "params": {
         "generator": codec["params"],
         "discriminator": critics["params"],
       },
       "codebooks": codec["codebooks"],
     }
+    if self.config.balancer is not None:
+      norms = balancer_lib.fresh(len(self.config.waveform_losses))
+      variables["balancer"] = {
+        name: axes.named(lambda key, value=value: value, (None,))(key)
+        for name, value in norms._asdict().items()
+      }
+    return variables
 
   @property
   def num_warm_start_batches(self) -> int:
@@ -202,7 +230,7 @@ class CodecGAN:
       key: typed key.
 
     Returns:
-      New 'codebooks'.
+      New 'codebooks'; of an FSQ, which has axes in place of them, 'params'.
     """
     codec = {
       "params": variables["params"]["generator"],
@@ -212,12 +240,22 @@ class CodecGAN:
       lambda codec, x: self.codec.apply(codec, x, method=self.codec.latents)
     )
     latents = [encode(codec, batch["waveform"]) for batch in batches]
+    vectors = jnp.concatenate(latents).reshape(-1, latents[0].shape[-1])
+    quantizer = self.config.codec.quantizer
+    if isinstance(quantizer, scalar_quantize.ScalarQuantizerConfig):
+      fit = jax.jit(scalar_quantize.fit, static_argnums=1)
+      params = dict(variables["params"])
+      params["generator"] = {
+        **params["generator"],
+        "quantizer": fit(vectors, quantizer),
+      }
+      return {"params": params}
     per_step = latents[0].shape[0] * latents[0].shape[1]
     fit = jax.jit(quantize.fit, static_argnums=(2, 3))
     fitted = fit(
       rng.named(key, "kmeans"),
-      jnp.concatenate(latents).reshape(-1, latents[0].shape[-1]),
-      self.config.codec.quantizer,
+      vectors,
+      quantizer,
       per_step,
     )
     return {"codebooks": {"quantizer": fitted}}
@@ -226,24 +264,9 @@ class CodecGAN:
     self, target: jax.Array, estimate: jax.Array
   ) -> jax.Array:
     """Multi-scale mel distance of `[batch, samples]` (SoundStream eq. 4)."""
-    total = 0.0
-    mean = self.config.reconstruction_reduction == "mean"
-    for scale in self._scales:
-      a = spectrogram.mel_magnitude(target, scale)
-      b = spectrogram.mel_magnitude(estimate, scale)
-      alpha = (scale.frame_length / 2) ** 0.5
-      linear = jnp.abs(a - b).sum(-1)
-      difference = jnp.log(jnp.maximum(a, scale.floor)) - jnp.log(
-        jnp.maximum(b, scale.floor)
-      )
-      log = jnp.sqrt((difference**2).sum(-1) + 1e-8)
-      frames = linear + alpha * log
-      if mean:
-        divisor = alpha * scale.num_mels**0.5 * len(self._scales)
-        total = total + frames.mean() / divisor
-      else:
-        total = total + frames.sum(-1).mean()
-    return total
+    return codec_losses.reconstruction_loss(
+      target, estimate, self._scales, self.config.reconstruction_reduction
+    )
 
   def _codec_losses(self, waveform, estimate):
     """Weighted losses that need no critic, and what they consist of."""
@@ -262,10 +285,12 @@ class CodecGAN:
     values = dict(parts)
     values["commitment"] = quantizer.commitment
     values["log_mel_distance"] = distance.mean()
-    values["si_snr_db"] = si_snr_db(waveform, estimate).mean()
-    for level in range(self.config.codec.num_codebooks):
-      values[f"codebook_usage/{level:02d}"] = quantizer.usage[level]
-      values[f"codebook_perplexity/{level:02d}"] = quantizer.perplexity[level]
+    values["si_snr_db"] = codec_losses.si_snr_db(waveform, estimate).mean()
+    values["input_finite"] = jnp.isfinite(waveform).all().astype(jnp.float32)
+    for name in ("usage", "perplexity", "average_perplexity", "replaced"):
+      by_level = getattr(quantizer, name)
+      for level in range(self.config.codec.num_codebooks):
+        values[f"codebook_{name}/{level:02d}"] = by_level[level]
     count = jnp.float32(waveform.shape[0])
     return {
       name: protocols.Mean(jax.lax.stop_gradient(value) * count, count)
@@ -283,15 +308,38 @@ class CodecGAN:
     """The generator's loss without critics; what evaluation reports."""
     del step
     waveform = batch["waveform"]
+    generator, codebooks = (
+      variables["params"]["generator"],
+      variables["codebooks"],
+    )
     estimate, (quantizer, state) = self._generate(
-      variables["params"]["generator"], variables["codebooks"], waveform, key,
-      train,
-    )  # fmt: skip
+      generator, codebooks, waveform, key, train
+    )
     loss, parts = self._codec_losses(waveform, estimate)
     loss = loss + self.config.weights.commitment * quantizer.commitment
     parts["loss"] = loss
+    if self._denoising is not None:
+      parts.update(self._denoised(generator, codebooks, batch, key))
     metrics = self._metrics(waveform, estimate, quantizer, parts)
     return loss, protocols.LossOutput(state, metrics)
+
+  def _denoised(self, generator, codebooks, batch, key):
+    """SI-SNR against the clean sound of noisy input, with the switch set."""
+    waveform, config = batch["waveform"], self._denoising
+    always = dataclasses.replace(
+      config, noisy_fraction=1.0, denoise_fraction=1.0
+    )
+    heard, _, denoise = denoising_lib.draw(
+      waveform, batch.get("noise"), rng.named(key, "denoising"), always
+    )
+    values = {"noisy_si_snr_db": codec_losses.si_snr_db(waveform, heard)}
+    for name, flag in (("kept", ~denoise), ("denoised", denoise)):
+      estimate, _ = self._generate(
+        generator, codebooks, heard, key, False, flag
+      )
+      snr = codec_losses.si_snr_db(waveform, estimate)
+      values[f"{name}_si_snr_db"] = snr
+    return {name: value.mean() for name, value in values.items()}
 
   def media(
     self, variables: protocols.Variables, batch: protocols.Batch
@@ -316,17 +364,18 @@ class CodecGAN:
       media[f"spectrogram/{name}"] = mel.swapaxes(1, 2)[:, ::-1, :, None]
     return media
 
-  def _generate(self, params, codebooks, waveform, key, train):
+  def _generate(self, params, codebooks, waveform, key, train, denoise=None):
     """Reconstruction; quantizer output and new collections beside it."""
     variables = {"params": params, "codebooks": codebooks}
     if not train:
-      out = self.codec.apply(variables, waveform, train=False)
+      out = self.codec.apply(variables, waveform, train=False, denoise=denoise)
       return out.reconstruction, (out.quantizer, {})
     out, state = self.codec.apply(
       variables,
       waveform,
       train=True,
       key=rng.named(key, "quantizer"),
+      denoise=denoise,
       mutable=["codebooks"],
     )
     return out.reconstruction, (out.quantizer, dict(state))
@@ -349,80 +398,80 @@ class CodecGAN:
     Returns:
       Gradients in the tree of `variables['params']`, new codebooks, metrics.
     """
-    waveform = batch["waveform"]
     params = variables["params"]
+    heard = waveform = batch["waveform"]
+    denoise = None
+    if self._denoising is not None:
+      heard, waveform, denoise = denoising_lib.draw(
+        waveform,
+        batch.get("noise"),
+        rng.named(key, "denoising"),
+        self._denoising,
+      )
 
     def generate(generator):
       estimate, (quantizer, state) = self._generate(
-        generator, variables["codebooks"], waveform, key, True
+        generator, variables["codebooks"], heard, key, True, denoise
       )
       return (estimate, quantizer.commitment), (quantizer, state)
 
     (estimate, commitment), pull_back, (quantizer, state) = jax.vjp(
       generate, params["generator"], has_aux=True
     )
-    (loss, parts), slope = jax.value_and_grad(
-      lambda x: self._codec_losses(waveform, x), has_aux=True
-    )(estimate)
-    critic_slope, critic_grads, critic_parts = self._critics(
-      params["discriminator"], waveform, estimate, step
+    critics = critic_pass.run(
+      self.discriminators,
+      params["discriminator"],
+      waveform,
+      estimate,
+      self._critic_weights,
+      step,
+      self.config.discriminator_start_step,
     )
+    if self.config.balancer is None:
+      (loss, parts), slope = jax.value_and_grad(
+        lambda x: self._codec_losses(waveform, x), has_aux=True
+      )(estimate)
+      slope = slope + critics.slopes["sum"]
+    else:
+      loss, parts = self._codec_losses(waveform, estimate)
+      slope, state["balancer"] = self._balance(
+        self._codec_slopes(waveform, estimate) | critics.slopes,
+        variables["balancer"],
+        parts,
+      )
     weights = self.config.weights
     commitment_slope = jnp.full_like(commitment, weights.commitment)
-    (grads,) = pull_back((slope + critic_slope, commitment_slope))
-    parts.update(critic_parts)
+    (grads,) = pull_back((slope, commitment_slope))
+    parts.update(critics.losses)
     parts["loss"] = (
       loss
       + weights.commitment * commitment
-      + weights.adversarial * critic_parts["adversarial"]
-      + weights.feature * critic_parts["feature"]
+      + weights.adversarial * parts["adversarial"]
+      + weights.feature * parts["feature"]
     )
+    grads = {"generator": grads, "discriminator": critics.gradients}
+    for player, tree in grads.items():
+      squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
+      parts[f"gradient_norm/{player}"] = jnp.sqrt(squares)
     metrics = self._metrics(waveform, estimate, quantizer, parts)
-    return (
-      {"generator": grads, "discriminator": critic_grads},
-      protocols.LossOutput(state, metrics),
+    return grads, protocols.LossOutput(state, metrics)
+
+  def _codec_slopes(self, waveform, estimate):
+    """By loss that needs no critic, its slope at `estimate`."""
+    return {
+      "reconstruction": jax.grad(
+        lambda x: self.reconstruction_loss(waveform, x)
+      )(estimate),
+      "waveform": jax.grad(lambda x: jnp.abs(waveform - x).mean())(estimate),
+    }
+
+  def _balance(self, slopes, norms, parts):
+    """The balanced slope and new norms; adds the losses' norms to `parts`."""
+    slope, norms, seen = balancer_lib.balance(
+      slopes,
+      self.config.waveform_losses,
+      balancer_lib.Norms(**norms),
+      self.config.balancer,
     )
-
-  def _critics(self, params, waveform, estimate, step):
-    """Slope of the generator's losses at `estimate`; the critics' gradients."""
-    weights = self.config.weights
-
-    def judge(params, estimate):
-      # One call for both halves: they share every kernel.
-      both = jnp.concatenate([waveform, estimate])
-      judgements = self.discriminators.apply({"params": params}, both)
-      size = waveform.shape[0]
-      real = jax.tree.map(lambda x: x[:size], judgements)
-      return real, jax.tree.map(lambda x: x[size:], judgements)
-
-    def generator_losses(judgements):
-      adversarial = adversarial_loss(judgements[1])
-      feature = feature_loss(*judgements)
-      loss = weights.adversarial * adversarial + weights.feature * feature
-      return loss, {"adversarial": adversarial, "feature": feature}
-
-    def active():
-      judgements, pull_back = jax.vjp(judge, params, estimate)
-      (_, parts), slope = jax.value_and_grad(generator_losses, has_aux=True)(
-        judgements
-      )
-      _, estimate_slope = pull_back(slope)
-      loss, slope = jax.value_and_grad(
-        lambda judgements: discriminator_loss(*judgements)
-      )(judgements)
-      grads, _ = pull_back(slope)
-      return estimate_slope, grads, {**parts, "discriminator": loss}
-
-    def resting():
-      names = ("adversarial", "feature", "discriminator")
-      parts = {name: jnp.zeros((), jnp.float32) for name in names}
-      return (
-        jnp.zeros_like(estimate),
-        jax.tree.map(jnp.zeros_like, params),
-        parts,
-      )
-
-    if self.config.discriminator_start_step == 0:
-      return active()
-    ready = step >= self.config.discriminator_start_step
-    return jax.lax.cond(ready, active, resting)
+    parts.update({f"slope_norm/{name}": norm for name, norm in seen.items()})
+    return slope, norms._asdict()

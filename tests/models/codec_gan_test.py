@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.core import protocols
-from musiclm_jax.models import codec_gan
+from musiclm_jax.models import codec_gan, codec_losses
 from musiclm_jax.networks import discriminators, soundstream
 from musiclm_jax.partitioning import axes
 
@@ -98,7 +98,7 @@ def test_each_player_gets_its_own_gradient():
   def critic_loss(critic):
     real = critics.apply({"params": critic}, waveform)
     fake = critics.apply({"params": critic}, forward(params["generator"])[0])
-    return codec_gan.discriminator_loss(real, fake)
+    return codec_losses.discriminator_loss(real, fake)
 
   def generator_loss(generator):
     estimate, commitment = forward(generator)
@@ -109,8 +109,8 @@ def test_each_player_gets_its_own_gradient():
     )
     return (
       _MODEL.reconstruction_loss(waveform, estimate)
-      + weights.adversarial * codec_gan.adversarial_loss(fake)
-      + weights.feature * codec_gan.feature_loss(real, fake)
+      + weights.adversarial * codec_losses.adversarial_loss(fake)
+      + weights.feature * codec_losses.feature_loss(real, fake)
       + weights.commitment * commitment
     )
 
