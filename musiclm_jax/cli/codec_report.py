@@ -20,7 +20,7 @@ _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the options."""
   parser.add_argument(
-    "--codec", required=True, help="an artefact of kind soundstream"
+    "--codec", required=True, help="a soundstream artefact, or a bundle"
   )
   parser.add_argument(
     "--audio",
@@ -81,11 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
   """Runs the report."""
+  from musiclm_jax.cli import codec_files
   from musiclm_jax.core import progress
   from musiclm_jax.evaluation import codec_report, codec_report_page
-  from musiclm_jax.systems import tokenizers
 
-  codec = tokenizers.SoundStreamTokenizer.load(args.codec)
+  codec = codec_files.load_codec(args.codec)
   sets, skipped = read_sets(args, codec)
   most = codec.stream.num_codebooks
   config = codec_report.ReportConfig(
