@@ -112,6 +112,20 @@ def make_plan(
   return Plan(report, _jobs_by_split(settings, kept, texts, groups))
 
 
+def check_splits(settings: Settings, made: Plan) -> None:
+  """For builds that have to name their splits beforehand.
+
+  Raises:
+    UserError: if a split that has a share is empty.
+  """
+  for split, share in settings.fractions.items():
+    if share > 0 and split not in made.jobs:
+      raise errors.UserError(
+        f"split {split!r} of {settings.folder} is empty with {share} of the "
+        f"works: expected more works, or {split}_fraction=0"
+      )
+
+
 def _jobs_by_split(
   settings: Settings,
   kept: list[doctor.Finding],

@@ -8,6 +8,7 @@ even in a corpus of two hundred clips.
 
 import collections
 import dataclasses
+import math
 import random
 from collections.abc import Collection, Iterable, Sequence
 
@@ -15,6 +16,9 @@ from . import instruments, works
 
 TEMPOS = ("slow", "moderate", "fast")
 LOUDNESSES = ("soft", "medium", "loud")
+SPLITS = ("train", "validation", "test")
+# A corpus with more unusable scores than this is not the one described.
+_MAX_UNUSABLE_FRACTION = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,27 @@ SIZES = {
     all_instruments=True,
   ),
 }
+
+
+def get_size(name: str, share: float = 1.0) -> SizeSpec:
+  """A size, or a share of its works and clips.
+
+  Raises:
+    ValueError: if there is no such size, or the share is not in (0, 1].
+  """
+  if name not in SIZES:
+    raise ValueError(
+      f"size={name!r} of score_corpus: expected one of {sorted(SIZES)}"
+    )
+  if not 0 < share <= 1:
+    raise ValueError(f"share={share} of score_corpus: expected in (0, 1]")
+  size = SIZES[name]
+  fewer = {
+    field: math.ceil(share * getattr(size, field))
+    for field in ("num_test_works", "num_validation_works", "num_train_clips")
+  }
+  counts = {key: math.ceil(share * n) for key, n in size.counts.items()}
+  return dataclasses.replace(size, counts=counts, **fewer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +217,26 @@ class _Dealer:
       secs=self._size.clip_secs,
       seed=self._rng.randrange(1 << 30),
     )
+
+
+def usable_pieces(parsed: Sequence[works.Piece | str]) -> list[works.Piece]:
+  """The pieces among parsed scores, in order.
+
+  Args:
+    parsed: pieces, or why a score is unusable.
+
+  Raises:
+    RuntimeError: if more than one in twenty is unusable.
+  """
+  pieces = [item for item in parsed if not isinstance(item, str)]
+  num_bad = len(parsed) - len(pieces)
+  if num_bad > _MAX_UNUSABLE_FRACTION * len(parsed):
+    first = next(item for item in parsed if isinstance(item, str))
+    raise RuntimeError(
+      f"{num_bad} of {len(parsed)} scores are unusable, such as {first}: "
+      "expected the corpus of music21 9 or 10"
+    )
+  return pieces
 
 
 def split_works(

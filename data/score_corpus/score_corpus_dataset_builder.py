@@ -16,8 +16,6 @@ from musiclm_jax.data import corpora, worker_pool
 
 from . import jobs, plans, works
 
-# A corpus with more unusable scores than this is not the one described.
-_MAX_UNUSABLE_FRACTION = 0.05
 _DESCRIPTION = """\
 Public-domain scores (Bach chorales, fiddle tunes, folk songs, Joplin, Haydn and
 Mozart movements) in seeded arrangements for 16 and more General MIDI
@@ -33,20 +31,19 @@ class ScoreCorpusConfig(tfds.core.BuilderConfig):
   Attributes:
     size: key of `plans.SIZES`; the config's name if empty.
     seed: of works, splits and arrangements.
-    use_beam: hand the rendering to Apache Beam. Does not change the corpus.
+    share: of the works and clips of the size, to try a build out.
+    use_beam: hand parsing and rendering to Apache Beam. Does not change the
+      corpus.
   """
 
   size: str = ""
   seed: int = 0
+  share: float = 1.0
   use_beam: bool = False
 
   def __post_init__(self):
     self.size = self.size or self.name
-    if self.size not in plans.SIZES:
-      raise ValueError(
-        f"size={self.size!r} of score_corpus: expected one of "
-        f"{sorted(plans.SIZES)}"
-      )
+    plans.get_size(self.size, self.share)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -90,10 +87,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # Nothing is downloaded.
     config = self.builder_config
-    size = plans.SIZES[config.size]
+    if config.use_beam:
+      # Under the name that workers elsewhere can import.
+      pipeline = corpora.load_builder_part("score_corpus", "beam_pipeline")
+      return pipeline.split_transforms(config.size, config.seed, config.share)
+    size = plans.get_size(config.size, config.share)
     pieces = self._parse(works.select_works(size.counts, config.seed))
     by_id = {piece.work_id: piece for piece in pieces}
-    all_jobs: dict[str, list] = {"train": [], "validation": [], "test": []}
+    all_jobs: dict[str, list] = {split: [] for split in plans.SPLITS}
     for plan in plans.make_plans(pieces, size, config.seed):
       all_jobs[plan.split].append((by_id[plan.work_id], plan))
     return {
@@ -102,7 +103,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     }
 
   def _parse(self, chosen: list[works.Work]) -> list[works.Piece]:
-    """Pieces in the order of the works, without unusable ones."""
     parsed: dict[int, works.Piece | str] = {}
     with progress.Progress("parse scores", len(chosen), unit="score") as bar:
       for index, result in worker_pool.run(
@@ -110,27 +110,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       ):
         parsed[index] = result
         bar.update()
-    pieces = [
-      parsed[i] for i in sorted(parsed) if not isinstance(parsed[i], str)
-    ]
-    num_bad = len(chosen) - len(pieces)
-    if num_bad > _MAX_UNUSABLE_FRACTION * len(chosen):
-      first = next(item for item in parsed.values() if isinstance(item, str))
-      raise RuntimeError(
-        f"{num_bad} of {len(chosen)} scores are unusable, such as {first}: "
-        "expected the corpus of music21 9 or 10"
-      )
-    return pieces
+    return plans.usable_pieces([parsed[i] for i in sorted(parsed)])
 
-  def _generate_examples(self, split: str, split_jobs: list) -> Any:
-    if self.builder_config.use_beam:
-      beam = tfds.core.lazy_imports.apache_beam
-      return f"jobs of {split}" >> beam.Create(split_jobs) | (
-        f"render {split}" >> beam.Map(_keyed_clip)
-      )
-    return self._rendered(split, split_jobs)
-
-  def _rendered(
+  def _generate_examples(
     self, split: str, split_jobs: list
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     with progress.Progress(
@@ -141,8 +123,3 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       ):
         yield example["id"], example
         bar.update()
-
-
-def _keyed_clip(job: Any) -> tuple[str, dict[str, Any]]:
-  example = jobs.make_clip(job)
-  return example["id"], example

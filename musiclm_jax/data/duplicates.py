@@ -198,7 +198,13 @@ def _rank(finding: doctor.Finding) -> tuple:
   """Long ones first; of about equal length the one of better quality."""
   length = round(math.log(max(finding.secs, 1e-3), 1.1))
   is_lossy = not finding.file.lower().endswith(_LOSSLESS)
-  return -length, is_lossy, -finding.sample_rate_hz, finding.file
+  return (
+    -length,
+    is_lossy,
+    -finding.sample_rate_hz,
+    -finding.secs,
+    finding.file,
+  )
 
 
 def mark_near_duplicates(
