@@ -21,7 +21,7 @@ from musiclm_jax.core import errors
 from musiclm_jax.data import doctor, worker_pool
 
 SAMPLE_RATE_HZ = 24_000
-_BUILDERS_PACKAGE = "musiclm_jax_builders"
+BUILDERS_PACKAGE = "musiclm_jax_builders"
 _SCORE_CORPUS, _AUDIO_FOLDER = "score_corpus", "audio_folder"
 
 
@@ -79,9 +79,9 @@ def find_builder_dir(
 
 def _installed_builders() -> list[str]:
   """Folders of the installed builders package, if there is one."""
-  if _BUILDERS_PACKAGE in sys.modules:  # Perhaps ours, which has no spec.
-    return list(sys.modules[_BUILDERS_PACKAGE].__path__)
-  spec = importlib.util.find_spec(_BUILDERS_PACKAGE)
+  if BUILDERS_PACKAGE in sys.modules:  # Perhaps ours, which has no spec.
+    return list(sys.modules[BUILDERS_PACKAGE].__path__)
+  spec = importlib.util.find_spec(BUILDERS_PACKAGE)
   return list(spec.submodule_search_locations or ()) if spec else []
 
 
@@ -118,8 +118,8 @@ def load_builder_part(
       f"corpus {corpus!r} in {directory}: expected one of {sorted(known)}"
       f"{errors.nearest(corpus, known)}"
     )
-  worker_pool.register_package(_BUILDERS_PACKAGE, [str(directory)])
-  return importlib.import_module(f"{_BUILDERS_PACKAGE}.{corpus}.{name}")
+  worker_pool.register_package(BUILDERS_PACKAGE, [str(directory)])
+  return importlib.import_module(f"{BUILDERS_PACKAGE}.{corpus}.{name}")
 
 
 def _build(builder: Any) -> pathlib.Path:
