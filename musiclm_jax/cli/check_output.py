@@ -36,6 +36,7 @@ def to_json(result: checking.Result) -> dict[str, Any]:
     "num_microbatches": result.num_microbatches,
     "remat": result.remat,
     "argument_bytes": memory.arguments,
+    "donated_bytes": memory.donated,
     "temporary_bytes": memory.temporaries,
     "over_bytes": memory.over,
     "executed_flops_per_chip": cost.flops,
@@ -79,7 +80,10 @@ def _head(result: checking.Result) -> list[tuple[str, str]]:
   return [
     *rows,
     ("compiled in", f"{result.program.compile_seconds:.0f} s"),
-    ("arguments", f"{gib(memory.arguments)} per chip"),
+    (
+      "arguments",
+      f"{gib(memory.arguments)} per chip, {gib(memory.donated)} of it donated",
+    ),
     ("temporaries", f"{gib(memory.temporaries)} per chip"),
     ("peak", f"{gib(memory.peak)} of {gib(memory.budget)} per chip"),
     (

@@ -44,12 +44,14 @@ class Memory:
     temporaries: gradients, activations, buffers of collectives.
     peak: all that the chip must hold at once.
     budget: what the compiler lets a program have.
+    donated: of the arguments, those whose memory a result takes over.
   """
 
   arguments: int
   temporaries: int
   peak: int
   budget: int
+  donated: int = 0
 
   @property
   def over(self) -> int:
@@ -202,7 +204,7 @@ def read_memory(assignment: str, report: str, budget: int) -> Memory:
     report: text of the memory usage report.
     budget: bytes that a program may have.
   """
-  arguments = temporaries = 0
+  arguments = temporaries = donated = 0
   for size, rest in re.findall(
     r"^allocation \d+: size (\d+), (.*)$", assignment, re.MULTILINE
   ):
@@ -210,11 +212,12 @@ def read_memory(assignment: str, report: str, budget: int) -> Memory:
       continue  # VMEM, SMEM, semaphores.
     if "parameter " in rest:
       arguments += int(size)
+      donated += int(size) if "maybe-live-out" in rest else 0
     elif "preallocated-temp" in rest:
       temporaries += int(size)
   total = re.search(r"Memory Space: default.*\nTotal bytes: (\d+)", report)
   peak = int(total[1]) if total else arguments + temporaries
-  return Memory(arguments, temporaries, peak, budget)
+  return Memory(arguments, temporaries, peak, budget, donated)
 
 
 def compile_program(

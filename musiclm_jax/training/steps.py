@@ -71,15 +71,20 @@ def _accumulate(
     )
     return {**others, **output.state}, grads, output.metrics
 
+  # All parts run in one loop: a part outside of it would have its activations
+  # live beside those of the loop.
+  _, *zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, others, 0)
+  )
+
   def body(carry, index):
     others, total, metrics = carry
     others, grads, more = one(others, index)
     total = jax.tree.map(jnp.add, total, grads)
     return (others, total, jax.tree.map(jnp.add, metrics, more)), None
 
-  carry = one(others, 0)
   (others, total, metrics), _ = jax.lax.scan(
-    body, carry, jnp.arange(1, num_microbatches)
+    body, (others, *zeros), jnp.arange(num_microbatches)
   )
   grads = jax.tree.map(lambda x: x / num_microbatches, total)
   return grads, protocols.LossOutput(others, metrics)

@@ -151,6 +151,10 @@ def test_refuses_what_does_not_fit(tmp_path):
   )
   assert done.returncode == 1
   assert not values["fits"] and values["over_bytes"] > 0
+  # The new state takes the place of the old one: parameters, two moments.
+  state_bytes = 12 * values["parameters"]
+  assert state_bytes <= values["donated_bytes"] < 1.2 * state_bytes
+  assert values["donated_bytes"] < values["argument_bytes"]
   assert "GiB over" in done.stdout
   assert "what would help most" in done.stdout
   assert "experiment.Experiment.rows_per_device=2048: saves" in done.stdout
