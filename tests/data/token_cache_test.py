@@ -2,6 +2,7 @@
 """Token caches: exactly once, resumable, bound to their tokenizers."""
 
 import importlib.util
+import json
 import pathlib
 import subprocess
 import sys
@@ -174,3 +175,32 @@ def test_reading_needs_no_tensorflow():
     "sys.exit('tensorflow' in sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def as_version_1(directory):
+  """Makes a cache look like one of the first version."""
+  path = directory / token_cache.CONFIG_NAME
+  header = json.loads(path.read_text())
+  header["format_version"] = 1
+  for name in ("inputs", "acoustic_window_secs", "semantic_window_secs"):
+    del header["config"][name]
+  path.write_text(json.dumps(header))
+
+
+def test_caches_of_version_1_are_read_but_not_gone_on_with(tmp_path):
+  config = fixtures.make_cache_config()
+  fixtures.write_cache(tmp_path, config, {"train": [(n, 75) for n in range(3)]})
+  as_version_1(tmp_path)
+  assert len(token_cache.TokenCacheReader(tmp_path)["train"]) == 3
+  with pytest.raises(errors.UserError, match="earlier version"):
+    token_cache_writer.TokenCacheWriter(tmp_path, config, fixtures.codebooks())
+
+
+def test_changed_inputs_are_refused(tmp_path):
+  token_cache_writer.TokenCacheWriter(
+    tmp_path, fixtures.make_cache_config(inputs="aa"), fixtures.codebooks()
+  )
+  with pytest.raises(errors.UserError, match="added, removed or changed"):
+    token_cache_writer.TokenCacheWriter(
+      tmp_path, fixtures.make_cache_config(inputs="bb"), fixtures.codebooks()
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims: one owner at a time, taken over from the dead and the silent."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from musiclm_jax.data import shard_claims
+
+
+def test_a_claim_has_one_owner_until_it_is_given_back(tmp_path):
+  with (
+    shard_claims.Claims(tmp_path) as one,
+    shard_claims.Claims(tmp_path) as two,
+  ):
+    assert one.claim("a")
+    assert not one.claim("a")
+    assert not two.claim("a")
+    assert two.claim("b")
+    two.release("a")  # not its own: stays
+    assert not two.claim("a")
+    one.release("a")
+    assert two.claim("a")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dead_of_this_machine_hold_nothing(tmp_path):
+  code = (
+    "import sys; from musiclm_jax.data import shard_claims as s; "
+    f"c = s.Claims({str(tmp_path)!r}); assert c.claim('a'); "
+    "import os; os._exit(0)"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+  assert (tmp_path / "a.claim").exists()
+  with shard_claims.Claims(tmp_path, stale_secs=3600) as claims:
+    assert claims.claim("a")
+
+
+def other_machine(path):
+  """Makes a claim look like one of another host."""
+  claim = json.loads(path.read_text())
+  path.write_text(json.dumps({**claim, "machine": "elsewhere"}))
+
+
+def test_the_silent_of_other_machines_are_taken_over(tmp_path):
+  owner = shard_claims.Claims(tmp_path, stale_secs=3600)
+  assert owner.claim("a")
+  other_machine(tmp_path / "a.claim")
+  with shard_claims.Claims(tmp_path, stale_secs=0.2) as claims:
+    assert not claims.claim("a")  # seen for the first time
+    time.sleep(0.15)
+    os.utime(tmp_path / "a.claim")  # a sign of life
+    time.sleep(0.15)
+    assert not claims.claim("a")
+    time.sleep(0.25)
+    assert claims.claim("a")
+    owner.release("a")
+    assert (tmp_path / "a.claim").exists(), "not the first owner's any more"
+
+
+def test_a_living_owner_gives_signs_of_life(tmp_path):
+  with shard_claims.Claims(tmp_path, stale_secs=0.3) as claims:
+    assert claims.claim("a")
+    before = (tmp_path / "a.claim").stat().st_mtime_ns
+    deadline = time.monotonic() + 20
+    while (tmp_path / "a.claim").stat().st_mtime_ns == before:
+      assert time.monotonic() < deadline
+      time.sleep(0.02)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "half a cla"])
+def test_damaged_claims_become_stale(tmp_path, content):
+  (tmp_path / "a.claim").write_text(content)
+  with shard_claims.Claims(tmp_path, stale_secs=0.05) as claims:
+    assert not claims.claim("a")
+    time.sleep(0.1)
+    assert claims.claim("a")
