@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       metavar="DIR",
       help="a soundstream artefact, or a bundle (default: %(default)s)",
     )
+    one.add_argument(
+      "--denoise", action="store_true", help="of a codec trained to denoise"
+    )
   report = actions.add_parser(
     "report",
     help="measure it over 1 to all codebooks, with a page to listen to",
@@ -62,5 +65,10 @@ def main(args: argparse.Namespace) -> int:
   if args.action == "report":
     return codec_report.main(args)
   return codec_files.run(
-    args.action, args.input, args.output, args.codec, args.num_codebooks
+    args.action,
+    args.input,
+    args.output,
+    args.codec,
+    args.num_codebooks,
+    args.denoise,
   )

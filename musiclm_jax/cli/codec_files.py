@@ -105,22 +105,30 @@ def _brief(error: Exception) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def load_codec(directory: str) -> tokenizers.SoundStreamTokenizer:
+def load_codec(
+  directory: str, denoise: bool = False
+) -> tokenizers.SoundStreamTokenizer:
   """The codec in an artefact, in a bundle or in a folder of artefacts.
 
+  Args:
+    directory: the folder.
+    denoise: sets the codec's switch.
+
   Raises:
-    UserError: if there is none, or it is not the one its bundle names.
+    UserError: if there is none, it is not the one its bundle names, or it has
+      no switch.
   """
   folder = pathlib.Path(directory)
   header = folder / "bundle.json"
   if (folder / "artifact.json").is_file():
-    return tokenizers.SoundStreamTokenizer.load(folder)
+    return tokenizers.SoundStreamTokenizer.load(folder, denoise)
   if not (folder / "soundstream" / "artifact.json").is_file():
     raise errors.UserError(
       f"--codec={directory}: expected a soundstream artefact, a bundle or a "
       "folder of artefacts"
     )
-  codec = tokenizers.SoundStreamTokenizer.load(folder / "soundstream")
+  part = folder / "soundstream"
+  codec = tokenizers.SoundStreamTokenizer.load(part, denoise)
   if header.is_file():
     try:
       part = json.loads(header.read_text())["parts"]["soundstream"]
@@ -130,7 +138,9 @@ def load_codec(directory: str) -> tokenizers.SoundStreamTokenizer:
         f"damaged bundle at {header}: {error!r}"
       ) from error
     artifacts.check_fingerprint(
-      f"soundstream in {directory}", codec.fingerprint, expected
+      f"soundstream in {directory}",
+      codec.fingerprint.removesuffix(tokenizers.DENOISE_SUFFIX),
+      expected,
     )
   return codec
 
@@ -304,7 +314,12 @@ def _describe(target: pathlib.Path, made: CodeFile, levels: int) -> str:
 
 
 def run(
-  action: str, source: str, target: str, codec_dir: str, num_codebooks: int
+  action: str,
+  source: str,
+  target: str,
+  codec_dir: str,
+  num_codebooks: int,
+  denoise: bool = False,
 ) -> int:
   """Encodes or decodes a file, or each file of a folder.
 
@@ -314,6 +329,7 @@ def run(
     target: file or folder.
     codec_dir: see `load_codec`.
     num_codebooks: levels, 0 for all.
+    denoise: sets the codec's switch.
 
   Returns:
     The exit code: 1 if a file of a folder failed; the others are done then.
@@ -325,7 +341,7 @@ def run(
   if not inputs.exists():
     raise errors.UserError(f"no file or folder at {source}")
   pairs = _pairs(action, inputs, pathlib.Path(target))
-  codec = load_codec(codec_dir)
+  codec = load_codec(codec_dir, denoise)
   work = encode if action == "encode" else decode
   failed = 0
   for path, out in pairs:

@@ -82,7 +82,8 @@ class SoundStreamExporter:
     """Writes the artefact; returns its fingerprint."""
     params = variables["params"]["generator"]
     codebooks = variables["codebooks"]
-    if self.num_refit_clips:
+    # An FSQ has no codebooks to fit.
+    if self.num_refit_clips and trainable.config.codec.quantizer_kind == "rvq":
       codebooks = self._refit(trainable, params, codebooks)
     return tokenizers.export_soundstream(
       directory, trainable.config.codec, params, codebooks, metadata

@@ -24,6 +24,9 @@ _MAX_STREAMS = 8
 # Dimensions that never vary would be divided by nothing.
 _MIN_STD = 1e-5
 
+# Of the fingerprint of a codec whose codes are those of denoised sound.
+DENOISE_SUFFIX = "+denoise"
+
 
 def _host(tree: Any) -> Any:
   return jax.tree.map(np.asarray, jax.device_get(tree))
@@ -60,9 +63,11 @@ def export_soundstream(
     The fingerprint.
 
   Raises:
-    ValueError: if encoder or decoder is missing.
+    ValueError: if encoder, decoder or another part is missing.
   """
   parts = ("encoder", "decoder") + (() if config.film == "none" else ("film",))
+  if config.quantizer_kind == "fsq":
+    parts += ("quantizer",)
   missing = [name for name in parts if name not in params]
   if missing:
     raise ValueError(
@@ -80,6 +85,27 @@ def export_soundstream(
   )
 
 
+def _denoising(
+  config: soundstream.SoundStreamConfig, arrays: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Arrays of a codec whose switch is on for good.
+
+  Both settings of the flag get the parameters of the denoising one, so that
+  no call, nor a stream, has to pass it.
+
+  Raises:
+    UserError: if the codec has no switch.
+  """
+  if config.film == "none":
+    raise errors.UserError(
+      "denoise=True: this codec was trained without film, it has no switch"
+    )
+  params = dict(arrays["params"])
+  kernel = np.asarray(params["film"]["kernel"])
+  params["film"] = {"kernel": np.stack([kernel[1], kernel[1]])}
+  return {**arrays, "params": params}
+
+
 class SoundStreamTokenizer:
   """A frozen codec.
 
@@ -90,14 +116,26 @@ class SoundStreamTokenizer:
     fingerprint: of the artefact.
   """
 
-  def __init__(self, artifact: artifacts.Artifact):
-    """Rebuilds the network of a loaded artefact."""
+  def __init__(self, artifact: artifacts.Artifact, denoise: bool = False):
+    """Rebuilds the network of a loaded artefact.
+
+    Args:
+      artifact: of kind 'soundstream'.
+      denoise: sets the codec's switch (SoundStream sec. III-F). Where it is
+        before the quantizer, codes depend on it, and so does `fingerprint`.
+
+    Raises:
+      UserError: if `denoise` is set for a codec without the switch.
+    """
     config = artifacts.config_from_dict(
       soundstream.SoundStreamConfig, artifact.config
     )
     self.config = config
     self.sample_rate_hz = config.sample_rate_hz
     self.fingerprint = artifact.fingerprint
+    arrays = _denoising(config, artifact.arrays) if denoise else artifact.arrays
+    if denoise and config.film == "encoder":
+      self.fingerprint += DENOISE_SUFFIX
     self.stream = streams.TokenStream(
       "acoustic",
       config.codebook_size,
@@ -105,7 +143,7 @@ class SoundStreamTokenizer:
       config.frame_rate_hz,
     )
     network = soundstream.SoundStream(config)
-    self._variables = jax.device_put(artifact.arrays)
+    self._variables = jax.device_put(arrays)
     self._streaming = codec_streams.StreamingCodec(config, self._variables)
     self._encode = jax.jit(
       lambda variables, x: network.apply(variables, x, method=network.encode)
@@ -115,13 +153,15 @@ class SoundStreamTokenizer:
     )
 
   @classmethod
-  def load(cls, directory: str | os.PathLike) -> "SoundStreamTokenizer":
+  def load(
+    cls, directory: str | os.PathLike, denoise: bool = False
+  ) -> "SoundStreamTokenizer":
     """Opens an artefact of kind 'soundstream', verified.
 
     Raises:
       UserError: if it is missing, damaged or of another kind.
     """
-    return cls(artifacts.load(directory, "soundstream"))
+    return cls(artifacts.load(directory, "soundstream"), denoise)
 
   def encode(self, waveform: np.ndarray) -> np.ndarray:
     """Waveforms to codes.
