@@ -140,8 +140,8 @@ class Experiment:
   def export(self, model_dir: str, directory: str) -> str:
     """Freezes the newest state as an artefact; returns its fingerprint.
 
-    Of several processes all restore the state, process 0 freezes it, and the
-    others wait and return ''.
+    Of several processes all restore the state, process 0 freezes it (all of
+    them, where the exporter says so), and the others wait and return ''.
     """
     if self.exporter is None:
       raise errors.UserError(
@@ -151,7 +151,7 @@ class Experiment:
     metadata = {"step": int(state.step), "model_dir": str(model_dir)}
     variables = agreement.to_hosts(state.best_variables)
     mark = ""
-    if distributed.is_main():
+    if distributed.is_main() or getattr(self.exporter, "is_collective", False):
       mark = self.exporter.export(
         self.trainable, variables, directory, metadata
       )

@@ -13,14 +13,22 @@ from absl import logging
 from musiclm_jax.core import progress, rng
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import clips, token_cache
-from musiclm_jax.layers import quantize
+from musiclm_jax.layers import mesh_kmeans, quantize
 from musiclm_jax.models import (
   codec_gan,
   contrastive,
   masked_prediction,
   token_lm,
 )
-from musiclm_jax.systems import embedders, stage_lm, tokenizers
+from musiclm_jax.networks import semantic_encoders
+from musiclm_jax.partitioning import mesh as mesh_lib
+from musiclm_jax.systems import (
+  embedders,
+  semantic_clusters,
+  stage_lm,
+  tokenizers,
+)
+from musiclm_jax.training import distributed
 
 # Names of the artefacts behind the streams of a token cache.
 ARTIFACT_OF_STREAM = {
@@ -29,6 +37,8 @@ ARTIFACT_OF_STREAM = {
   "mulan": "mulan",
 }
 _BATCH_SIZE = 16
+_CLUSTERS = ("host", "mesh")
+_MAX_BLOCKS = 1024
 
 
 def cache_streams(
@@ -129,6 +139,12 @@ class SemanticExporter:
     split: of the corpus.
     max_points: most frames that k-means sees.
     seed: of the seeding.
+    clusters: 'host' fits on one device of process 0; 'mesh' on all devices of
+      all processes, which share the clips, with the same result for any
+      number of them.
+    seeding: of 'mesh': 'parallel' (k-means||) or 'plusplus'.
+    batch_size: of 'mesh': points of a mini-batch; 0 takes all points each time.
+    num_iterations: most Lloyd iterations, or mini-batches.
   """
 
   corpus_dir: str
@@ -136,6 +152,21 @@ class SemanticExporter:
   split: str = "train"
   max_points: int = 500_000
   seed: int = 0
+  clusters: str = "host"
+  seeding: str = "parallel"
+  batch_size: int = 0
+  num_iterations: int = 50
+
+  def __post_init__(self):
+    if self.clusters not in _CLUSTERS:
+      raise ValueError(
+        f"clusters={self.clusters!r}: expected one of {_CLUSTERS}"
+      )
+
+  @property
+  def is_collective(self) -> bool:
+    """Whether all processes take part in `export`."""
+    return self.clusters == "mesh"
 
   def export(
     self,
@@ -145,9 +176,48 @@ class SemanticExporter:
     metadata: Mapping[str, Any],
   ) -> str:
     """Writes the artefact; returns its fingerprint."""
-    config, params = trainable.network.config, variables["params"]
-    extract = embedders.W2vBertFeatures(config, params)
-    mean, std, centroids = tokenizers.fit_semantic(
+    config = trainable.network.config
+    return self.freeze(config, variables["params"], directory, metadata)
+
+  def freeze(
+    self,
+    config: semantic_encoders.Config,
+    params: Mapping[str, Any],
+    directory: str,
+    metadata: Mapping[str, Any],
+  ) -> str:
+    """Fits the clusters to features of a network and writes both.
+
+    Args:
+      config: of the network.
+      params: of the network (unboxed).
+      directory: of the artefact; process 0 writes it.
+      metadata: provenance; the usage report joins it as `kmeans`.
+
+    Returns:
+      The fingerprint; '' on processes that write nothing.
+    """
+    extract = embedders.SemanticFeatures(config, params)
+    fit = self._fit_on_mesh if self.is_collective else self._fit
+    found = fit(extract)
+    logging.info("%s", semantic_clusters.describe(found.report))
+    if not distributed.is_main():
+      return ""
+    print(semantic_clusters.describe(found.report))
+    return tokenizers.export_semantic(
+      directory,
+      config,
+      params,
+      found.mean,
+      found.std,
+      found.centroids,
+      {**metadata, "kmeans": found.report},
+    )
+
+  def _fit(
+    self, extract: embedders.SemanticFeatures
+  ) -> semantic_clusters.SemanticClusters:
+    return semantic_clusters.fit(
       (
         extract(waveform, rate_hz)
         for waveform, rate_hz in _clip_batches(
@@ -157,9 +227,41 @@ class SemanticExporter:
       self.num_clusters,
       rng.root_key(self.seed),
       max_points=self.max_points,
+      num_iterations=self.num_iterations,
     )
-    return tokenizers.export_semantic(
-      directory, config, params, mean, std, centroids, metadata
+
+  def _fit_on_mesh(
+    self, extract: embedders.SemanticFeatures
+  ) -> semantic_clusters.SemanticClusters:
+    reader = clips.ClipReader(self.corpus_dir, self.split)
+    # Few enough that their sums are nothing to send.
+    size = max(_BATCH_SIZE, -(-len(reader) // _MAX_BLOCKS))
+    num_blocks = -(-len(reader) // size)
+    mine = range(jax.process_index(), num_blocks, jax.process_count())
+
+    def blocks():
+      with progress.Progress("features", len(mine), unit="block") as bar:
+        for block in mine:
+          first = block * size
+          end = min(first + size, len(reader))
+          for group in reader.batches(first, end, _BATCH_SIZE):
+            waveform = np.stack([clip.waveform for clip in group])
+            yield block, first, extract(waveform, group[0].sample_rate_hz)
+            first += len(group)
+          bar.update()
+
+    return semantic_clusters.fit_on_mesh(
+      blocks(),
+      num_blocks,
+      mesh_kmeans.MeshKMeansConfig(
+        self.num_clusters,
+        seeding=self.seeding,
+        batch_size=self.batch_size,
+        num_iterations=self.num_iterations,
+      ),
+      mesh_lib.make_mesh(mesh_lib.MeshConfig()),
+      self.seed,
+      self.max_points,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from musiclm_jax.audio import files
 from musiclm_jax.core import errors
-from musiclm_jax.networks import mulan, w2v_bert
+from musiclm_jax.networks import mulan, semantic_encoders
 
 # Rows per call of a network: bounds memory, whatever the caller's batch.
 _MAX_ROWS = 32
@@ -107,20 +107,22 @@ def cut_windows(waveform: np.ndarray, length: int, stride: int) -> np.ndarray:
   ]
 
 
-class W2vBertFeatures:
-  """Frames of the tapped block of a frozen w2v-BERT.
+class SemanticFeatures:
+  """Frames of the tapped block of a frozen w2v-BERT or imported encoder.
 
   Attributes:
     config: of the network.
     frame_rate_hz: frames per second.
   """
 
-  def __init__(self, config: w2v_bert.W2vBertConfig, params: Mapping[str, Any]):
+  def __init__(
+    self, config: semantic_encoders.Config, params: Mapping[str, Any]
+  ):
     """Binds the network to its (unboxed) parameters."""
     self.config = config
     self.frame_rate_hz = config.frame_rate_hz
     self._variables = {"params": jax.device_put(params)}
-    network = w2v_bert.W2vBert(config)
+    network = semantic_encoders.make(config)
     self._apply = jax.jit(
       lambda variables, waveform, mask: network.apply(
         variables, waveform, mask, method=network.features
@@ -141,7 +143,7 @@ class W2vBertFeatures:
     Returns:
       float32 `[batch, frames, embed]`.
     """
-    rate_hz = self.config.mel.sample_rate_hz
+    rate_hz = self.config.sample_rate_hz
     waveform = resample(waveform, sample_rate_hz, rate_hz)
     frames = self.num_frames(waveform.shape[1])
     per_frame = self.config.samples_per_frame

@@ -7,22 +7,20 @@ are int32 `[batch, frames, codebooks]` (`core/streams.py`).
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from musiclm_jax.core import artifacts, errors, rng, rvq, streams
+from musiclm_jax.core import artifacts, errors, rvq, streams
 from musiclm_jax.layers import kmeans
-from musiclm_jax.networks import mulan, soundstream, w2v_bert
+from musiclm_jax.networks import mulan, semantic_encoders, soundstream
 from musiclm_jax.systems import codec_streams, embedders
 
 # Longer audio goes through the codec piece by piece, in constant memory.
 LONG_SECS = 60.0
 _MAX_STREAMS = 8
-# Dimensions that never vary would be divided by nothing.
-_MIN_STD = 1e-5
 
 # Of the fingerprint of a codec whose codes are those of denoised sound.
 DENOISE_SUFFIX = "+denoise"
@@ -251,67 +249,9 @@ class SoundStreamTokenizer:
     return embedders.bucket(frames, max(1, round(self.config.frame_rate_hz)))
 
 
-def fit_semantic(
-  features: Iterable[np.ndarray],
-  num_clusters: int,
-  key: jax.Array,
-  max_points: int = 500_000,
-  num_iterations: int = 50,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Statistics and clusters of w2v-BERT features of a corpus.
-
-  Mean and deviation are those of each dimension over the whole corpus
-  (AudioLM sec. III-B), not of each frame.
-
-  Args:
-    features: arrays `[..., dim]`, read once.
-    num_clusters: codebook size.
-    key: typed key.
-    max_points: frames kept for k-means, a uniform sample.
-    num_iterations: most Lloyd iterations.
-
-  Returns:
-    float32 mean `[dim]`, deviation `[dim]`, centroids `[clusters, dim]` of
-    standardised features.
-
-  Raises:
-    UserError: if there are fewer frames than clusters.
-  """
-  # Each frame gets a random rank and the lowest stay: a uniform sample of a
-  # stream whose length is not known.
-  generator = np.random.default_rng(
-    np.asarray(jax.random.key_data(rng.named(key, "sample")))
-  )
-  count, total, square = 0, 0.0, 0.0
-  kept, ranks = None, np.empty(0)
-  for array in features:
-    rows = np.asarray(array, np.float32).reshape(-1, array.shape[-1])
-    count += len(rows)
-    total = total + rows.sum(0, dtype=np.float64)
-    square = square + (rows.astype(np.float64) ** 2).sum(0)
-    ranks = np.concatenate([ranks, generator.random(len(rows))])
-    kept = rows if kept is None else np.concatenate([kept, rows])
-    if len(kept) > max_points:
-      lowest = np.argpartition(ranks, max_points)[:max_points]
-      kept, ranks = kept[lowest], ranks[lowest]
-  if count < num_clusters:
-    raise errors.UserError(
-      f"{count} frames of features: expected at least {num_clusters}, the "
-      "semantic codebook_size"
-    )
-  mean = total / count
-  std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
-  mean = mean.astype(np.float32)
-  std = np.maximum(std, _MIN_STD).astype(np.float32)
-  result = kmeans.fit(
-    (kept - mean) / std, num_clusters, key, num_iterations=num_iterations
-  )
-  return mean, std, np.asarray(result.centroids)
-
-
 def export_semantic(
   directory: str | os.PathLike,
-  config: w2v_bert.W2vBertConfig,
+  config: semantic_encoders.Config,
   params: Mapping[str, Any],
   mean: np.ndarray,
   std: np.ndarray,
@@ -322,9 +262,9 @@ def export_semantic(
 
   Args:
     directory: target.
-    config: of w2v-BERT.
-    params: of w2v-BERT (unboxed).
-    mean: float32 `[dim]`, see `fit_semantic`.
+    config: of the network.
+    params: of the network (unboxed).
+    mean: float32 `[dim]`, see `systems/semantic_clusters.py`.
     std: float32 `[dim]`.
     centroids: float32 `[clusters, dim]`.
     metadata: provenance.
@@ -332,7 +272,7 @@ def export_semantic(
   Returns:
     The fingerprint.
   """
-  dim = config.masked_prediction.embed_dim
+  dim = config.feature_dim
   centroids = _as_codebooks(np.asarray(centroids)[None], dim)[0]
   quantizer = {
     "mean": np.asarray(mean, np.float32).reshape(dim),
@@ -342,14 +282,14 @@ def export_semantic(
   return artifacts.save(
     directory,
     "semantic",
-    artifacts.config_to_dict(config),
+    semantic_encoders.to_settings(config),
     {"params": _host(params), "quantizer": quantizer},
     metadata,
   )
 
 
 class SemanticTokenizer:
-  """A frozen w2v-BERT with clusters.
+  """A frozen w2v-BERT, or an imported encoder, with clusters.
 
   Attributes:
     stream: 'semantic', one codebook.
@@ -360,12 +300,14 @@ class SemanticTokenizer:
 
   def __init__(self, artifact: artifacts.Artifact):
     """Rebuilds the network of a loaded artefact."""
-    config = artifacts.config_from_dict(w2v_bert.W2vBertConfig, artifact.config)
-    self.features = embedders.W2vBertFeatures(config, artifact.arrays["params"])
+    config = semantic_encoders.from_settings(artifact.config)
+    self.features = embedders.SemanticFeatures(
+      config, artifact.arrays["params"]
+    )
     quantizer = artifact.arrays["quantizer"]
     self._mean, self._std = quantizer["mean"], quantizer["std"]
     self._centroids = quantizer["centroids"]
-    self.sample_rate_hz = config.mel.sample_rate_hz
+    self.sample_rate_hz = config.sample_rate_hz
     self.fingerprint = artifact.fingerprint
     self.stream = streams.TokenStream(
       "semantic", len(self._centroids), 1, config.frame_rate_hz

@@ -19,7 +19,7 @@ from musiclm_jax.audio import files
 from musiclm_jax.core import artifacts, errors, streams
 from musiclm_jax.core import windows as windows_lib
 from musiclm_jax.layers import kmeans
-from musiclm_jax.networks import mulan, soundstream, w2v_bert
+from musiclm_jax.networks import mulan, semantic_encoders, soundstream
 from musiclm_jax.systems import embedders
 
 MULAN_STRIDE_SECS = 1.0
@@ -120,11 +120,17 @@ class AcousticProgram:
       window_secs: new audio per window; the context comes on top.
 
     Raises:
-      UserError: if a window is no whole number of frames.
+      UserError: if a window is no whole number of frames, or the codec is not
+        mono.
     """
     config = artifacts.config_from_dict(
       soundstream.SoundStreamConfig, artifact.config
     )
+    if config.num_channels != 1:
+      raise errors.UserError(
+        f"the codec has {config.num_channels} channels: token caches of more "
+        "than one are not made yet"
+      )
     self.fingerprint, self.weights = artifact.fingerprint, artifact.arrays
     self.sample_rate_hz = config.sample_rate_hz
     self.stream = streams.TokenStream(
@@ -162,7 +168,7 @@ class AcousticProgram:
 
 
 class SemanticProgram:
-  """w2v-BERT up to its tap, and the nearest cluster.
+  """w2v-BERT (or an imported encoder) up to its tap, and the nearest cluster.
 
   Attention sees all of a window, so the windows are part of what the tokens
   mean: a token comes from the one window that keeps its frame.
@@ -191,7 +197,7 @@ class SemanticProgram:
       UserError: if window or halo is no whole number of frames, or the halo
         leaves nothing of the window.
     """
-    config = artifacts.config_from_dict(w2v_bert.W2vBertConfig, artifact.config)
+    config = semantic_encoders.from_settings(artifact.config)
     quantizer = artifact.arrays["quantizer"]
     self.fingerprint = artifact.fingerprint
     self.weights = {"params": artifact.arrays["params"], **quantizer}
@@ -210,7 +216,7 @@ class SemanticProgram:
       length, halo, halo, _buckets(length, rate_hz)
     )
     self._config = config
-    self._network = w2v_bert.W2vBert(config)
+    self._network = semantic_encoders.make(config)
 
   def cut(self, audio: Audio) -> Cut:
     """Rows of a waveform; each window is resampled by itself.
@@ -219,7 +225,7 @@ class SemanticProgram:
       UserError: if the rate of the waveform gives no whole samples per frame.
     """
     rate_hz, per_frame = (
-      self._config.mel.sample_rate_hz,
+      self._config.sample_rate_hz,
       self._config.samples_per_frame,
     )
     source = _whole(

@@ -21,7 +21,7 @@ from musiclm_jax.networks import (
   w2v_bert,
 )
 from musiclm_jax.partitioning import axes
-from musiclm_jax.systems import embedders, tokenizers
+from musiclm_jax.systems import embedders, semantic_clusters, tokenizers
 
 CODEC = soundstream.SoundStreamConfig(
   sample_rate_hz=8000,
@@ -117,10 +117,10 @@ def semantic(tmp_path_factory):
       lambda keys: network.init(keys, jnp.zeros((1, 6400)), None, 1.0, True)
     )({"params": key, "mask": key})
   )["params"]
-  features = embedders.W2vBertFeatures(SEMANTIC, params)
+  features = embedders.SemanticFeatures(SEMANTIC, params)
   waveform = np.random.default_rng(0).normal(size=(2, 32000)) * 0.1
   frames = features(waveform, 16000)
-  quantizer = tokenizers.fit_semantic([frames], 10, key)
+  quantizer = semantic_clusters.fit([frames], 10, key)[:3]
   directory = tmp_path_factory.mktemp("semantic") / "semantic"
   mark = tokenizers.export_semantic(directory, SEMANTIC, params, *quantizer)
   return directory, mark, params, quantizer, waveform, frames
@@ -245,22 +245,6 @@ def test_semantic_bucket_does_not_change_features(semantic):
     lambda x: network.apply({"params": semantic[2]}, x, method=network.features)
   )(waveform[:, : 640 * 30].astype(np.float32))
   np.testing.assert_allclose(part, exact, atol=1e-4)
-
-
-def test_fit_semantic_standardises_over_the_corpus():
-  generator = np.random.default_rng(0)
-  data = generator.normal(size=(40, 25, 3)) * [1.0, 10.0, 0.0] + [0, 5, 2]
-  mean, std, centroids = tokenizers.fit_semantic(
-    iter(data), 7, jax.random.key(0), max_points=200
-  )
-  flat = data.reshape(-1, 3)
-  np.testing.assert_allclose(mean, flat.mean(0), atol=1e-4)
-  np.testing.assert_allclose(std[:2], flat.std(0)[:2], rtol=1e-4)
-  assert std[2] > 0
-  assert centroids.shape == (7, 3)
-  assert np.abs(centroids).max() < 5
-  with pytest.raises(errors.UserError, match="codebook_size"):
-    tokenizers.fit_semantic([data[0]], 26, jax.random.key(0))
 
 
 def test_mulan_text_and_audio(joint):
