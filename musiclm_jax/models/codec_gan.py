@@ -172,13 +172,18 @@ class CodecGAN:
     return {"adversarial": weights.adversarial, "feature": weights.feature}
 
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """`waveform`, float32 `[batch, samples]` of a crop; perhaps `noise`."""
+    """`waveform`, float32 `[batch, samples]` of a crop; perhaps `noise`.
+
+    With two channels `[batch, samples, 2]`.
+    """
     codec = self.config.codec
     samples = round(self.config.crop_secs * codec.sample_rate_hz)
     names = ["waveform"]
     if self._denoising is not None and self._denoising.source == "batch":
       names.append("noise")
     shape = (batch_size, samples)
+    if codec.num_channels > 1:
+      shape += (codec.num_channels,)
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in names}
 
   def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
@@ -263,9 +268,15 @@ class CodecGAN:
   def reconstruction_loss(
     self, target: jax.Array, estimate: jax.Array
   ) -> jax.Array:
-    """Multi-scale mel distance of `[batch, samples]` (SoundStream eq. 4)."""
+    """Multi-scale mel distance of `[batch, samples]` (SoundStream eq. 4).
+
+    Of two channels the mean over middle and side.
+    """
     return codec_losses.reconstruction_loss(
-      target, estimate, self._scales, self.config.reconstruction_reduction
+      codec_losses.as_rows(target),
+      codec_losses.as_rows(estimate),
+      self._scales,
+      self.config.reconstruction_reduction,
     )
 
   def _codec_losses(self, waveform, estimate):
@@ -279,8 +290,8 @@ class CodecGAN:
   def _metrics(self, waveform, estimate, quantizer, parts):
     """All metrics as `Mean`s weighted by the batch size."""
     distance = jnp.abs(
-      spectrogram.log_mel(waveform, self._eval_mel)
-      - spectrogram.log_mel(estimate, self._eval_mel)
+      spectrogram.log_mel(codec_losses.as_rows(waveform), self._eval_mel)
+      - spectrogram.log_mel(codec_losses.as_rows(estimate), self._eval_mel)
     )
     values = dict(parts)
     values["commitment"] = quantizer.commitment
@@ -358,6 +369,7 @@ class CodecGAN:
     estimate = self.codec.apply(codec, waveform, train=False).reconstruction
     media = {}
     for name, sound in (("original", waveform), ("decoded", estimate)):
+      sound = codec_losses.as_rows(sound)[: len(waveform)]
       media[f"audio/{name}"] = (sound, self.config.codec.sample_rate_hz)
       mel = spectrogram.log_mel(sound, self._eval_mel)
       mel = jnp.clip((mel + 12.0) / 14.0, 0.0, 1.0)  # about -100 to 20 dB

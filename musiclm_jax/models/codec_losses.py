@@ -17,12 +17,32 @@ Judgements = Sequence[discriminators.Judgement]
 
 
 def si_snr_db(target: jax.Array, estimate: jax.Array) -> jax.Array:
-  """Scale-invariant signal-to-noise ratio, `[batch, samples]` to `[batch]`."""
+  """Scale-invariant signal-to-noise ratio of each row, `[batch]`.
+
+  Args:
+    target: `[batch, samples]`; channels behind count as more samples.
+    estimate: the same shape.
+  """
+  target = target.reshape(target.shape[0], -1)
+  estimate = estimate.reshape(target.shape)
   scale = jnp.sum(estimate * target, -1) / (jnp.sum(target**2, -1) + 1e-8)
   projection = scale[:, None] * target
   noise = estimate - projection
   ratio = (jnp.sum(projection**2, -1) + 1e-8) / (jnp.sum(noise**2, -1) + 1e-8)
   return 10.0 * jnp.log10(ratio)
+
+
+def as_rows(waveform: jax.Array) -> jax.Array:
+  """What distances of spectra are taken of, `[rows, samples]`.
+
+  `[batch, samples]` itself. Of two channels `[batch, samples, 2]` middle and
+  side, the middles first: an error in the width of the sound is small beside
+  the left or right channel, and large beside the side.
+  """
+  if waveform.ndim == 2:
+    return waveform
+  left, right = waveform[..., 0], waveform[..., 1]
+  return jnp.concatenate([left + right, left - right]) / 2
 
 
 def discriminator_loss(real: Judgements, fake: Judgements) -> jax.Array:

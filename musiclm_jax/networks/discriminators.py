@@ -2,7 +2,8 @@
 """Waveform in; logits and internal features of several critics out.
 
 The waveform and the STFT discriminators of SoundStream sec. III-D; kernel
-sizes of the former as in MelGAN.
+sizes of the former as in MelGAN. A waveform with two channels gives each
+critic twice the input channels.
 """
 
 import dataclasses
@@ -142,6 +143,11 @@ class _Conv(nn.Module):
     return y + bias
 
 
+def _with_channels(waveform: jax.Array) -> jax.Array:
+  """`[batch, samples]` or with channels to `[batch, samples, channels]`."""
+  return waveform[..., None] if waveform.ndim == 2 else waveform
+
+
 def _leaky(x: jax.Array) -> jax.Array:
   return nn.leaky_relu(x, 0.2)
 
@@ -156,7 +162,7 @@ class WaveDiscriminator(nn.Module):
     config = self.config
     x = _leaky(
       _Conv(config.wave_channels, (15,), (1,), name="first")(
-        waveform[..., None]
+        _with_channels(waveform)
       )
     )
     features = [x]
@@ -194,9 +200,13 @@ class StftDiscriminator(nn.Module):
   @nn.compact
   def __call__(self, waveform: jax.Array) -> Judgement:
     config = self.config
-    parts = spectrogram.stft(
-      waveform, config.stft_frame_length, config.stft_hop_length
-    )
+    parts = [
+      part
+      for channel in jnp.moveaxis(_with_channels(waveform), -1, 0)
+      for part in spectrogram.stft(
+        channel, config.stft_frame_length, config.stft_hop_length
+      )
+    ]
     # Without the bin at half the sample rate, F is a power of two.
     x = jnp.stack(parts, axis=-1)[..., :-1, :]
     # Unit-power noise then has unit variance, whatever the window.
@@ -222,7 +232,7 @@ class Discriminators(nn.Module):
 
   @nn.compact
   def __call__(self, waveform: jax.Array) -> tuple[Judgement, ...]:
-    """float32 `[batch, samples]` to one `Judgement` per critic."""
+    """float32 `[batch, samples]` (and channels) to `Judgement`s."""
     out = []
     if self.config.stft_channels:
       out.append(StftDiscriminator(self.config, name="stft")(waveform))
@@ -230,8 +240,8 @@ class Discriminators(nn.Module):
     for scale in range(self.config.num_wave_scales):
       if scale:
         scaled = nn.avg_pool(
-          scaled[..., None], (4,), strides=(2,), padding="SAME"
-        )[..., 0]
+          _with_channels(scaled), (4,), strides=(2,), padding="SAME"
+        )
       critic = WaveDiscriminator(self.config, name=f"wave_{scale}")
       out.append(critic(scaled))
     return tuple(out)

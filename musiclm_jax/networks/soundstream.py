@@ -280,10 +280,14 @@ class Encoder(nn.Module):
         1,
         subband_init.GAIN,
       )
-    if config.num_channels == 1:
-      x = waveform[..., None]
-    else:
-      x = waveform @ jnp.asarray(_MID_SIDE)
+    tail = () if config.num_channels == 1 else (config.num_channels,)
+    if waveform.ndim < 2 or waveform.shape[2:] != tail:
+      raise ValueError(
+        f"waveform has shape {waveform.shape}: expected [batch, samples"
+        f"{''.join(f', {size}' for size in tail)}], as num_channels="
+        f"{config.num_channels}"
+      )
+    x = waveform @ jnp.asarray(_MID_SIDE) if tail else waveform[..., None]
     x = conv.CausalConv1d(
       config.block_channels(0),
       config.kernel_size,
