@@ -53,11 +53,10 @@ def summarize(
   """The report as JSON-compatible values.
 
   `device_busy_fraction` is the time at least one batch was on its way to,
-  on or from the devices, over the wall time without compiling.
+  on or from the devices, as share of the time in which programs were there.
   """
   device = feed.times
-  steady = max(host.wall_secs - device.compile_secs, 1e-9)
-  busy = min(1.0, device.busy_secs / steady)
+  busy = device.busy_fraction
   reading = {
     "reading": host.read_secs,
     "decoding": host.decode_secs,
@@ -90,9 +89,9 @@ def describe(report: dict[str, Any]) -> str:
     f"{report['audio_secs_per_sec']:.1f} s of audio per second\n"
     f"devices ({report['num_devices']}): busy "
     f"{device['busy_secs']:.1f} s, "
-    f"{100 * report['device_busy_fraction']:.0f} % of the time without "
-    f"compiling ({device['compile_secs']:.1f} s); {100 * filling:.0f} % of "
-    f"{device['num_rows']} rows were filling\n"
+    f"{100 * report['device_busy_fraction']:.0f} %, idle "
+    f"{device['idle_secs']:.1f} s, compiling {device['compile_secs']:.1f} s; "
+    f"{100 * filling:.0f} % of {device['num_rows']} rows were filling\n"
     f"host: waited {host['input_wait_secs']:.1f} s for audio, wrote for "
     f"{host['write_secs']:.1f} s; {report['num_readers']} readers: reading "
     f"{host['read_secs']:.1f} s, decoding {host['decode_secs']:.1f} s, "

@@ -62,18 +62,26 @@ class DeviceTimes:
   Attributes:
     compile_secs: until programs were there.
     busy_secs: at least one batch was being sent, computed or fetched.
+    idle_secs: no batch was there, though no program was being compiled.
     num_rows: rows computed.
     num_filling: rows of them that only filled a batch.
   """
 
   compile_secs: float = 0.0
   busy_secs: float = 0.0
+  idle_secs: float = 0.0
   num_rows: int = 0
   num_filling: int = 0
+
+  @property
+  def busy_fraction(self) -> float:
+    """Of the time in which programs were there."""
+    return self.busy_secs / max(self.busy_secs + self.idle_secs, 1e-9)
 
 
 class _Batch(NamedTuple):
   begun: float
+  compile_secs: float
   places: list[tuple[Item, str, int]]
   output: jax.Array
 
@@ -168,12 +176,14 @@ class DeviceFeed:
     batch = {
       field: np.stack([row[field] for row in arrays]) for field in arrays[0]
     }
+    compile_secs = 0.0
     if key not in self._compiled:
       began = time.monotonic()
       self._compiled[key] = (
         self._functions[name].lower(self._weights[name], batch).compile()
       )
-      self.times.compile_secs += time.monotonic() - began
+      compile_secs = time.monotonic() - began
+      self.times.compile_secs += compile_secs
     begun = time.monotonic()
     output = self._compiled[key](
       self._weights[name], self._partitioner.put_batch(batch)
@@ -181,7 +191,10 @@ class DeviceFeed:
     self.times.num_rows += self.batch_size
     self.times.num_filling += filling
     return _Batch(
-      begun, [(item, name, place) for item, place, _ in rows], output
+      begun,
+      compile_secs,
+      [(item, name, place) for item, place, _ in rows],
+      output,
     )
 
   def collect(self, batches: Iterable[Item | _Batch]) -> Iterator[Item | Row]:
@@ -190,7 +203,7 @@ class DeviceFeed:
     Yields:
       What `dispatch` yields, with finished rows in place of batches.
     """
-    free = 0.0
+    free = time.monotonic()
     for batch in batches:
       if isinstance(batch, Item):
         yield batch
@@ -198,6 +211,7 @@ class DeviceFeed:
       results = np.asarray(jax.device_get(batch.output))
       now = time.monotonic()
       self.times.busy_secs += now - max(batch.begun, free)
+      self.times.idle_secs += max(0.0, batch.begun - free - batch.compile_secs)
       free = now
       for (item, name, window), result in zip(batch.places, results):
         yield Row(item, name, window, result)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes share a tokenize job, are killed twice, and lose nothing.
+
+The same job as `tokenize_kill_rounds.py`, whose 10 rounds are for people.
+"""
+
+import importlib.util
+import json
+import pathlib
+
+import soundfile
+
+_HERE = pathlib.Path(__file__)
+
+
+def _load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+kill_rounds = _load(_HERE.with_name("tokenize_kill_rounds.py"))
+small = _load(_HERE.parents[1] / "tokenizer_artifacts.py")
+NUM_FILES = 40
+
+
+def test_killed_job_ends_in_the_cache_of_an_unbroken_one(tmp_path):
+  small.write(tmp_path / "artifacts")
+  music = tmp_path / "music"
+  music.mkdir()
+  for number in range(NUM_FILES):
+    waveform = small.music(2.0 + 0.3 * (number % 9), number)
+    soundfile.write(music / f"{number:02d}.wav", waveform, small.RATE_HZ)
+  (music / "05.wav").write_text("no audio")
+  # Seed 15: SIGKILL of both after a shard, then of one after another.
+  result = kill_rounds.run(
+    tmp_path / "jobs",
+    [
+      f"--corpus_dir={music}",
+      f"--artifact_dir={tmp_path / 'artifacts'}",
+      *("--acoustic_window_secs=1", "--semantic_window_secs=2"),
+      *("--semantic_halo_secs=0.4", "--shard_size=2", "--stale_secs=5"),
+    ],
+    rounds=2,
+    seed=15,
+  )
+  log = (tmp_path / "jobs" / "log.txt").read_text(errors="replace")
+  assert result["good"], (result, log[-3000:])
+  assert all("SIG" in one for one in result["rounds"])
+  manifest = json.loads((tmp_path / "jobs/killed/manifest.json").read_text())
+  assert manifest["num_clips"] == NUM_FILES - 1
+  assert list(manifest["splits"]["train"]["skipped"]) == ["05.wav"]
