@@ -7,6 +7,7 @@ are the same whoever writes them and appear by one rename, so a claim that is
 lost or taken over by mistake costs time and never rows.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import time
 import uuid
 
 _BEATS_PER_TIMEOUT = 6
+# What a file system without hard links says (mounted buckets).
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def _read(path: str, default: str = "") -> str:
@@ -105,24 +108,38 @@ class Claims:
     return True
 
   def _create(self, path: pathlib.Path) -> bool:
-    # Linked into place with its content: nobody ever reads half a claim. One
-    # who was done may have swept the folder away.
+    # One who was done may have swept the folder away.
     self._directory.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
-    scratch.write_text(json.dumps(self._identity))
+    scratch = self._written(path, 0)
     try:
+      # Linked into place with its content: nobody ever reads half a claim.
       os.link(scratch, path)
       return True
     except FileExistsError:
       return False
+    except OSError as error:
+      if error.errno not in _NO_LINKS:
+        raise
     finally:
       scratch.unlink(missing_ok=True)
+    try:
+      with path.open("x") as file:
+        file.write(json.dumps({**self._identity, "beat": 0}))
+      return True
+    except FileExistsError:
+      return False
+
+  def _written(self, path: pathlib.Path, beat: int) -> pathlib.Path:
+    """A file beside `path` with our claim."""
+    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
+    scratch.write_text(json.dumps({**self._identity, "beat": beat}))
+    return scratch
 
   def _is_stale(self, name: str) -> bool:
     path = self._path(name)
     try:
       owner = json.loads(path.read_text())
-      state = (owner["token"], path.stat().st_mtime_ns)
+      state = (owner["token"], owner["beat"])
     except FileNotFoundError:
       return False  # given back just now; the next attempt gets it
     except (ValueError, KeyError):
@@ -144,23 +161,27 @@ class Claims:
 
   def release(self, name: str) -> None:
     """Gives a piece of work back, unless another has taken it over."""
-    with self._lock:
+    with self._lock:  # a beat in between would make the claim again
       self._held.discard(name)
-    path = self._path(name)
+      if self._is_mine(name):
+        self._path(name).unlink(missing_ok=True)
+
+  def _is_mine(self, name: str) -> bool:
     try:
-      is_mine = json.loads(path.read_text())["token"] == self._identity["token"]
+      owner = json.loads(self._path(name).read_text())
+      return owner["token"] == self._identity["token"]
     except (OSError, ValueError, KeyError):
-      return
-    if is_mine:
-      path.unlink(missing_ok=True)
+      return False
 
   def _beat_on(self) -> None:
-    """Touches all held claims every now and then."""
+    """Counts on in all held claims every now and then."""
+    beat = 0
     while not self._end.wait(self._stale_secs / _BEATS_PER_TIMEOUT):
+      beat += 1
       with self._lock:
-        held = list(self._held)
-      for name in held:
-        try:
-          os.utime(self._path(name))
-        except OSError:
-          continue  # taken over, or the file system is away for a moment
+        for name in self._held:
+          try:
+            if self._is_mine(name):
+              self._written(self._path(name), beat).replace(self._path(name))
+          except OSError:
+            continue  # swept, or the file system is away for a moment

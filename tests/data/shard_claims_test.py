@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims: one owner at a time, taken over from the dead and the silent."""
 
+import errno
 import json
 import os
 import subprocess
@@ -40,20 +41,19 @@ def test_the_dead_of_this_machine_hold_nothing(tmp_path):
     assert claims.claim("a")
 
 
-def other_machine(path):
-  """Makes a claim look like one of another host."""
-  claim = json.loads(path.read_text())
-  path.write_text(json.dumps({**claim, "machine": "elsewhere"}))
+def change(path, **fields):
+  """Changes a claim, as its owner would."""
+  path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 def test_the_silent_of_other_machines_are_taken_over(tmp_path):
   owner = shard_claims.Claims(tmp_path, stale_secs=3600)
   assert owner.claim("a")
-  other_machine(tmp_path / "a.claim")
+  change(tmp_path / "a.claim", machine="elsewhere")
   with shard_claims.Claims(tmp_path, stale_secs=0.2) as claims:
     assert not claims.claim("a")  # seen for the first time
     time.sleep(0.15)
-    os.utime(tmp_path / "a.claim")  # a sign of life
+    change(tmp_path / "a.claim", beat=1)  # a sign of life
     time.sleep(0.15)
     assert not claims.claim("a")
     time.sleep(0.25)
@@ -65,11 +65,24 @@ def test_the_silent_of_other_machines_are_taken_over(tmp_path):
 def test_a_living_owner_gives_signs_of_life(tmp_path):
   with shard_claims.Claims(tmp_path, stale_secs=0.3) as claims:
     assert claims.claim("a")
-    before = (tmp_path / "a.claim").stat().st_mtime_ns
     deadline = time.monotonic() + 20
-    while (tmp_path / "a.claim").stat().st_mtime_ns == before:
+    while json.loads((tmp_path / "a.claim").read_text())["beat"] < 2:
       assert time.monotonic() < deadline
       time.sleep(0.02)
+
+
+def test_claims_need_no_hard_links(tmp_path, monkeypatch):
+  def refuse(*unused):
+    raise OSError(errno.EPERM, "no hard links in a mounted bucket")
+
+  monkeypatch.setattr(os, "link", refuse)
+  with (
+    shard_claims.Claims(tmp_path) as one,
+    shard_claims.Claims(tmp_path) as two,
+  ):
+    assert one.claim("a")
+    assert not two.claim("a")
+  assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{}", "half a cla"])
