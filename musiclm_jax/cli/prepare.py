@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=0.1,
     help="fail if more of the files are bad",
   )
+  folder.add_argument(
+    "--keep_near_duplicates",
+    action="store_true",
+    help="do not look for copies in another encoding, nor leave them out",
+  )
   for kind in (scores, folder):
     kind.add_argument("--data_dir", required=True, help="where it is built")
     kind.add_argument(
@@ -87,6 +92,7 @@ def _audio_folder(args: argparse.Namespace) -> int:
     captions=args.captions,
     segment_secs=args.segment_secs,
     max_bad_fraction=args.max_bad_fraction,
+    near_duplicates=not args.keep_near_duplicates,
     num_processes=args.num_processes,
   )
   print(path)

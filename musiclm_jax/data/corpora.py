@@ -210,7 +210,7 @@ def prepare_audio_folder(
     num_processes: readers; 0 means all cores. Does not change the corpus.
     builder_dir: see `find_builder_dir`.
     **options: other fields of the builder's `AudioFolderConfig` (`work_from`,
-      `test_fraction`, `max_bad_fraction`, ...).
+      `test_fraction`, `max_bad_fraction`, `near_duplicates`, ...).
 
   Returns:
     The dataset's folder; its name changes with the files and the settings, so
@@ -226,6 +226,8 @@ def prepare_audio_folder(
     "source_dir": str(source_dir),
     "captions": str(pathlib.Path(captions).resolve()) if captions else "",
     "segment_secs": float(segment_secs),
+    # Named even if not asked for: corpora without the search exist.
+    "near_duplicates": True,
     **options,
   }
   known = [field.name for field in dataclasses.fields(module.AudioFolderConfig)]
