@@ -100,6 +100,14 @@ def test_w2v_bert_xl():
   assert counts["contrastive"] == counts["masked_prediction"]
 
 
+@pytest.mark.parametrize(
+  ("size", "millions"), [("small", 12.71), ("base", 99.05)]
+)
+def test_other_w2v_bert_sizes(size, millions):
+  counts = parameters("w2v_bert", f"sizes/w2v_bert_{size}.gin")
+  assert sum(counts.values()) == pytest.approx(millions, rel=0.005)
+
+
 def test_mulan_towers():
   """ResNet-50 without its classifier 23.5 M; AST 87 M; BERT-base 110 M."""
   residual, ast = parameters("mulan"), parameters("mulan_ast")
