@@ -7,10 +7,13 @@ file too. Compare figures of one machine taken in turns, never of two days.
 
 import argparse
 
-# name -> (module with `run(experiment, timing) -> dict`, one line of help).
+# name -> (module with `run(experiment, timing) -> dict`, one line of help). A
+# module that needs no data has its own `load(args) -> experiment`.
 BENCHES = {
   "loader": ("bench_loader", "the input pipeline of this host, no model"),
   "train_step": ("bench_train_step", "the compiled step on a fixed batch"),
+  "codec": ("bench_codec", "encoding and decoding 10 s; needs no data"),
+  "codec_step": ("bench_codec_step", "the codec's train step; needs no data"),
 }
 
 EPILOG = """examples:
@@ -20,6 +23,9 @@ EPILOG = """examples:
   musiclm bench --what=train_step --json=step.json \\
     --gin_file=experiments/musiclm_coarse_tiny_score_corpus.gin \\
     --gin.CACHE_DIR=runs/quickstart/tokens --gin.TRAIN_STEPS=1
+  musiclm bench --what=codec \\
+    --gin_file=experiments/musiclm_soundstream_paper_audio_folder.gin \\
+    --gin_file=sizes/soundstream_24m.gin
 
 what:
 """ + "\n".join(f"  {name:<12} {text}" for name, (_, text) in BENCHES.items())
@@ -57,8 +63,11 @@ def main(args: argparse.Namespace) -> int:
   timing = benchmarking.Timing(
     args.num_runs, args.run_secs, args.host_index, args.num_hosts
   )
-  built, _ = experiment.load(args)
   module = importlib.import_module(f"musiclm_jax.cli.{BENCHES[args.what][0]}")
+  if hasattr(module, "load"):
+    built = module.load(args)
+  else:
+    built, _ = experiment.load(args)
   result = {
     "what": args.what,
     **module.run(built, timing),

@@ -2,9 +2,11 @@
 """The compiled train step alone, on one batch that stays on the devices."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from musiclm_jax.cli import benchmarking, experiment
 from musiclm_jax.core import rng
@@ -16,6 +18,30 @@ def run(
   built: experiment.Experiment, timing: benchmarking.Timing
 ) -> dict[str, Any]:
   """Steps and tokens per second, after one call that compiles."""
+  host_batches = built.data.train_batches(
+    0, jax.process_index(), jax.process_count()
+  )
+  host_batch = next(host_batches)
+  host_batches.close()
+  names = built.trainable.input_shapes(built.loop.global_batch_size)
+  return time_step(built, timing, {name: host_batch[name] for name in names})
+
+
+def time_step(
+  built: experiment.Experiment,
+  timing: benchmarking.Timing,
+  host_batch: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+  """Times the step on one batch.
+
+  Args:
+    built: what is trained.
+    timing: number and length of runs.
+    host_batch: this host's rows.
+
+  Returns:
+    Rates, sizes and the time of the call that compiles.
+  """
   partitioner = built.make_partitioner()
   config = built.loop_on(partitioner)
   transform = optimizers.make_optimizer(built.optimizer)
@@ -27,13 +53,6 @@ def run(
     config.seed,
     config.ema_decay > 0,
   )
-  host_batches = built.data.train_batches(
-    0, jax.process_index(), jax.process_count()
-  )
-  host_batch = next(host_batches)
-  host_batches.close()
-  names = built.trainable.input_shapes(config.global_batch_size)
-  host_batch = {name: host_batch[name] for name in names}
   batch = partitioner.put_batch(host_batch)
   train_step = partitioner.jit(
     steps.make_train_step(

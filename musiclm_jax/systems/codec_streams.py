@@ -86,6 +86,7 @@ class StreamingCodec:
     self.config = config
     self._variables = variables
     self._network = soundstream.SoundStream(config)
+    self._starts: dict[tuple[str, int], dict[str, Any]] = {}
     self._calls = {
       "encode": jax.jit(self._network.stream_encode),
       "decode": jax.jit(self._network.stream_decode),
@@ -93,7 +94,12 @@ class StreamingCodec:
 
   def start(self, method: str, batch_size: int) -> dict[str, Any]:
     """The state before the first frame of 'encode' or 'decode'."""
-    return self._network.stream_state(self._variables, batch_size, method)
+    key = (method, batch_size)
+    if key not in self._starts:  # Finding its shape traces the network.
+      self._starts[key] = self._network.stream_state(
+        self._variables, batch_size, method
+      )
+    return self._starts[key]
 
   def call(
     self, method: str, state: Mapping[str, Any], x: np.ndarray
