@@ -142,7 +142,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     settings = config.settings(folder)
     if config.use_beam:
       # Under the name that workers elsewhere can import.
-      pipeline = corpora.load_builder_part("audio_folder", "beam_pipeline")
+      pipeline = corpora.load_beam_pipeline("audio_folder")
       return pipeline.split_transforms(
         dataclasses.asdict(settings), self.report_dir()
       )

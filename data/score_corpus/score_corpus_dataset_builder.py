@@ -89,7 +89,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     if config.use_beam:
       # Under the name that workers elsewhere can import.
-      pipeline = corpora.load_builder_part("score_corpus", "beam_pipeline")
+      pipeline = corpora.load_beam_pipeline("score_corpus")
       return pipeline.split_transforms(config.size, config.seed, config.share)
     size = plans.get_size(config.size, config.share)
     pieces = self._parse(works.select_works(size.counts, config.seed))

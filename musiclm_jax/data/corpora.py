@@ -122,6 +122,20 @@ def load_builder_part(
   return importlib.import_module(f"{BUILDERS_PACKAGE}.{corpus}.{name}")
 
 
+def load_beam_pipeline(corpus: str) -> Any:
+  """Imports a corpus's module `beam_pipeline`.
+
+  Raises:
+    UserError: if Beam is not installed.
+  """
+  if importlib.util.find_spec("apache_beam") is None:
+    raise errors.UserError(
+      f"use_beam of {corpus}: Apache Beam is not installed; expected the extra "
+      "[beam], with the versions of constraints-beam.txt"
+    )
+  return load_builder_part(corpus, "beam_pipeline")
+
+
 def _build(builder: Any) -> pathlib.Path:
   """Builds a dataset unless it is there; returns its folder.
 

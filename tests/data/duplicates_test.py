@@ -3,6 +3,7 @@
 
 import collections
 import importlib
+import importlib.util
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from musiclm_jax.audio import files
+from musiclm_jax.core import errors
 from musiclm_jax.data import corpora, doctor, duplicates
 
 _RATE_HZ = 22_050
@@ -194,3 +196,14 @@ def test_common_keys_do_not_vote():
   assert not duplicates.vote_offsets([*places, ("x.wav", 0)])
   votes = [5, 5, 6, 40, 40, 41, 41, 90, 200, 200]
   assert duplicates.top_offsets(votes) == [(4, 40), (3, 5)]
+
+
+def test_beam_without_beam_is_a_clear_error(planted, tmp_path, monkeypatch):
+  find_spec = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name, *rest: None if name == "apache_beam" else find_spec(name),
+  )
+  with pytest.raises(errors.UserError, match="constraints-beam.txt"):
+    corpora.prepare_audio_folder(tmp_path, planted, use_beam=True)
