@@ -161,24 +161,30 @@ def test_dropout_draws_levels_per_example():
 _SHARDED = """
 import jax, numpy as np
 from musiclm_jax.layers import quantize
-from musiclm_jax.partitioning import axes
+from musiclm_jax.partitioning import axes, mesh, partitioner
 config = quantize.ResidualQuantizerConfig(2, 8, 4)
 module = quantize.ResidualQuantizer(config)
-x = jax.random.normal(jax.random.key(0), (8, 16, 4))
-variables = axes.unbox(module.init(jax.random.key(0), x, False))
-def step(variables, x, key):
-  return module.apply(variables, x, True, key, mutable=['codebooks'])
-def run(x):
-  state = variables
+x = np.asarray(jax.random.normal(jax.random.key(0), (8, 16, 4)))
+boxed = module.init(jax.random.key(0), x, False)
+def run(config, devices):
+  part = partitioner.Partitioner(config, devices)
+  shardings = part.shardings(boxed)
+  def step(state, batch, key):
+    vectors = axes.constrain(batch['x'], ('batch', 'frames', None))
+    return module.apply(state, vectors, True, key, mutable=['codebooks'])[1]
+  step = part.jit(step, out_shardings=shardings)
+  state = jax.device_put(axes.unbox(boxed), shardings)
+  batch = part.put_batch({'x': x})
   for seed in range(3):
-    _, state = jax.jit(step)(state, x, jax.random.key(seed))
-  return jax.tree.map(np.asarray, state)
-mesh = jax.sharding.Mesh(np.array(jax.devices()), ('data',))
-spec = jax.sharding.PartitionSpec('data')
-many = run(jax.device_put(x, jax.sharding.NamedSharding(mesh, spec)))
-assert jax.device_count() == 8
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-             run(x), many)
+    state = step(state, batch, jax.random.key(seed))
+  return len(batch['x'].sharding.device_set), jax.tree.map(np.asarray, state)
+devices = jax.devices()
+_, one = run(mesh.MeshConfig(), devices[:1])
+for config in (mesh.MeshConfig(data=8), mesh.MeshConfig(2, 2, 1, 2)):
+  count, many = run(config, devices)
+  assert count == 8
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+               one, many)
 """
 
 
