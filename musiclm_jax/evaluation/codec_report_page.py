@@ -74,7 +74,7 @@ def write(
       html.section(
         f"set_{index}",
         name[:1].upper() + name[1:],
-        *_numbers(entry),
+        *_numbers(entry, report["codec"]["codebook_size"]),
         *_players(heard, audio, index, rate_hz),
       )
     )
@@ -115,12 +115,13 @@ def _facts(codec: Mapping[str, Any]) -> str:
   return f'<dl class="facts">{cells}</dl>'
 
 
-def _numbers(entry: Mapping[str, Any]) -> list[str]:
+def _numbers(entry: Mapping[str, Any], codebook_size: int) -> list[str]:
   """Tables of one set: distances by codebooks, and how codes are used."""
   rows = entry["rows"]
   columns = [one for one in _HEADINGS if one[0] in rows[0]]
   levels = entry["codebook_usage"]
   used = sum(share >= _AIM for share in levels)
+  evenly = 1.0 - (1.0 - 1.0 / codebook_size) ** entry["num_frames"]
   table = html.table(
     "By codebooks decoded",
     ["Codebooks", *(heading for _, heading, _ in columns)],
@@ -149,7 +150,8 @@ def _numbers(entry: Mapping[str, Any]) -> list[str]:
   return [
     f"<p>{entry['num_sounds']} sounds, {html.duration(entry['secs'])}, "
     f"{entry['num_frames']} frames. {used} of {len(levels)} codebooks have at "
-    f"least {100 * _AIM:.0f} % of their entries used here.</p>",
+    f"least {100 * _AIM:.0f} % of their entries used here; so many frames, "
+    f"evenly spread, would use {html.percent(evenly)}.</p>",
     table,
     use,
   ]
