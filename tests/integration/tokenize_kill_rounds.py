@@ -5,12 +5,12 @@
     --corpus_dir=CORPUS --artifact_dir=ARTIFACTS --rounds=10
 
 One process first makes a cache without being disturbed. Then two processes
-share another, and are killed `rounds` times at seeded moments: SIGKILL or
-SIGTERM, at one of them or both, while they start, between two shards or in the
-middle of one. Killed processes are started again; in the end both run until
-all is done. It prints a line per round and a verdict, and exits with 1 unless
-both caches are the same, file by file and bit by bit, and every clip is in
-them once.
+share another, one with one device and one with two, and are killed `rounds`
+times at seeded moments: SIGKILL or SIGTERM, at one of them or both, while they
+start, between two shards or in the middle of one. Killed processes are started
+again; in the end both run until all is done. It prints a line per round and a
+verdict, and exits with 1 unless both caches are the same, file by file and bit
+by bit, and every clip is in them once.
 """
 
 import argparse
@@ -35,9 +35,11 @@ class Job:
   def __init__(self, output_dir, options, num_processes, log):
     self.output_dir = pathlib.Path(output_dir)
     self._options, self._log = list(options), pathlib.Path(log)
-    self.processes = [self._start() for _ in range(num_processes)]
+    self.processes = [self._start(index) for index in range(num_processes)]
 
-  def _start(self):
+  def _start(self, index):
+    # Odd processes split their batches over two devices.
+    flags = f"--xla_force_host_platform_device_count={1 + index % 2}"
     with self._log.open("ab") as out:
       return subprocess.Popen(
         [
@@ -47,14 +49,19 @@ class Job:
         stdout=out,
         stderr=subprocess.STDOUT,
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
+        env={
+          **os.environ,
+          "JAX_PLATFORMS": "cpu",
+          "XLA_FLAGS": flags,
+          "PYTHONUNBUFFERED": "1",
+        },
       )
 
   def restart(self) -> None:
     """Starts again what is gone."""
     for index, process in enumerate(self.processes):
       if process.poll() is not None:
-        self.processes[index] = self._start()
+        self.processes[index] = self._start(index)
 
   def kill(self, index: int, number: int) -> int | None:
     """Signals a process and waits for its end; its exit code."""

@@ -371,13 +371,16 @@ def fed_rows(model_dir: pathlib.Path) -> dict[tuple[int, int], list[str]]:
   return {place: sorted(marks) for place, marks in sorted(rows.items())}
 
 
-def fed_steps(model_dir: pathlib.Path, start: int) -> list[int]:
-  """Steps that the attempts which went on from `start` took batches for."""
+def fed_steps(model_dir: pathlib.Path) -> list[list[int]]:
+  """Steps that the first part took batches for, by attempt, oldest first."""
+  paths = (pathlib.Path(model_dir) / "rows").glob("*-0-*.jsonl")
   return [
-    json.loads(text)["step"]
-    for path in (pathlib.Path(model_dir) / "rows").glob(f"{start}-0-*.jsonl")
-    for text in path.read_text().splitlines()
-    if text.endswith("}")
+    [
+      json.loads(text)["step"]
+      for text in path.read_text().splitlines()
+      if text.endswith("}")
+    ]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime)
   ]
 
 
