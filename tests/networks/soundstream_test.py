@@ -100,6 +100,13 @@ def test_a_stream_in_any_cut_equals_the_whole():
   assert not np.allclose(lost, whole[:, 30:36], atol=1e-3)
 
 
+def test_elu_is_the_usual_one():
+  x = jnp.array([-200.0, -3.0, -1e-3, -1e-9, 0.0, 1e-3, 4.0, 1e4])
+  np.testing.assert_allclose(soundstream.elu(x), jax.nn.elu(x), atol=1e-7)
+  slopes = [jax.vmap(jax.grad(f))(x) for f in (soundstream.elu, jax.nn.elu)]
+  np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-6)
+
+
 def test_latency_is_one_frame():
   config = soundstream.SoundStreamConfig()
   assert (config.latency_frames, config.latency_ms) == (1, 20.0)
