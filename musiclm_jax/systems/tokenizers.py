@@ -176,9 +176,9 @@ class SoundStreamTokenizer:
       int32 `[batch, ceil(samples / hop_length), codebooks]`.
     """
     channels = self.config.num_channels
-    if channels == 1:
-      waveform = embedders.check_waveform(waveform)
     waveform = codec_streams.check_waveform(waveform, channels)
+    if 0 in waveform.shape:
+      raise ValueError(f"waveform has shape {waveform.shape}: it is empty")
     frames = self.config.num_frames(waveform.shape[1])
     if self._is_long(frames):
       return self._in_pieces(self.stream_encoder, waveform)
