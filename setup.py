@@ -54,6 +54,8 @@ _GIN_PACKAGES = ["musiclm_jax_gin"] + [
   if path.is_dir()
 ]
 
+_LIBTPU = "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'"
+
 setuptools.setup(
   name="musiclm_jax",
   version=_VERSION,
@@ -80,9 +82,9 @@ setuptools.setup(
     "train": _TRAIN,
     "demo": _DEMO,
     "beam": _BEAM,
-    # `musiclm check` compiles for TPUs on any machine.
-    "check": ["libtpu"],
-    "tpu": ["libtpu"],
+    # `musiclm check` compiles for TPUs on any machine that libtpu is made for.
+    "check": [_LIBTPU],
+    "tpu": [_LIBTPU],
     "cuda": ["jax[cuda12]>=0.10,<0.11"],
     "dev": _DEV,
     "all": [*_TRAIN, *_DEMO],
