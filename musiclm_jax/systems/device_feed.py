@@ -179,8 +179,11 @@ class DeviceFeed:
     compile_secs = 0.0
     if key not in self._compiled:
       began = time.monotonic()
+      # Lowered for arrays where they will lie.
       self._compiled[key] = (
-        self._functions[name].lower(self._weights[name], batch).compile()
+        self._functions[name]
+        .lower(self._weights[name], self._partitioner.put_batch(batch))
+        .compile()
       )
       compile_secs = time.monotonic() - began
       self.times.compile_secs += compile_secs
