@@ -55,7 +55,7 @@ def test_killed_run_ends_like_an_unbroken_one(workdir):
   taken = training_job.fed_steps(workdir / "killed")[0][-1] + 1
   assert taken - 10 <= first["last_step"] <= taken
   assert first["steps_lost"] == first["last_step"] - first["step"]
-  assert "SIGKILL" in first["cause"]
+  assert "killed" in first["cause"] or "lost a peer" in first["cause"]
   # The same checkpoints serve another number of processes.
   log = workdir / "one.txt"
   one = training_job.Job(workdir / "killed", 45, 1, log)
