@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   scores.add_argument("--size", default="tiny", help="tiny or small")
   scores.add_argument("--seed", type=int, default=0)
+  scores.add_argument(
+    "--share", type=float, default=1.0, help="of the size, to try things out"
+  )
 
   folder = kinds.add_parser("audio_folder", help="a tree of audio files")
   folder.add_argument("--source_dir", required=True, help="the tree")
@@ -77,7 +80,11 @@ def _score_corpus(args: argparse.Namespace) -> int:
   from musiclm_jax.data import corpora
 
   path = corpora.prepare_score_corpus(
-    args.data_dir, args.size, args.seed, args.num_processes
+    args.data_dir,
+    args.size,
+    args.seed,
+    args.num_processes,
+    share=args.share,
   )
   print(path)
   return 0

@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--size", default="tiny", help="of the corpus (default: %(default)s)"
   )
   parser.add_argument(
+    "--corpus_share",
+    type=float,
+    default=1.0,
+    help="build only such a share of the corpus, to try things out",
+  )
+  parser.add_argument(
     "--step_scale",
     type=float,
     default=1.0,
@@ -64,7 +70,10 @@ def _gin_value(value: int | pathlib.Path) -> str:
 
 def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
   """The steps, in an order in which they could run one by one."""
-  corpus = root / "data" / "score_corpus" / args.size / "1.0.0"
+  name = args.size
+  if args.corpus_share != 1:
+    name += f"_share{args.corpus_share:g}"
+  corpus = root / "data" / "score_corpus" / name / "1.0.0"
   text, tokens = root / "text", root / "tokens"
   parts, models = root / "artifacts", root / "models"
   prompts = root / "prompts.jsonl"
@@ -100,7 +109,7 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
       "prepare_corpus",
       (
         *("prepare", "score_corpus", f"--size={args.size}"),
-        f"--data_dir={root / 'data'}",
+        *(f"--share={args.corpus_share:g}", f"--data_dir={root / 'data'}"),
       ),
       num_cores=2,
     ),

@@ -161,6 +161,7 @@ def prepare_score_corpus(
   seed: int = 0,
   num_processes: int = 0,
   builder_dir: str | os.PathLike | None = None,
+  share: float = 1.0,
 ) -> pathlib.Path:
   """Renders the demo corpus, or finds it rendered.
 
@@ -171,12 +172,14 @@ def prepare_score_corpus(
       of their own.
     num_processes: renderers; 0 means all cores. Does not change the corpus.
     builder_dir: see `find_builder_dir`.
+    share: of the works and clips of the size, to try things out; less than 1
+      gets a folder of its own, `tiny_share0.2`.
 
   Returns:
     The dataset's folder, `<data_dir>/score_corpus/tiny/1.0.0`.
 
   Raises:
-    UserError: if the size is unknown.
+    UserError: if the size is unknown, or the share not in (0, 1].
   """
   module = load_builder_module(_SCORE_CORPUS, builder_dir)
   sizes = sorted(module.plans.SIZES)
@@ -185,13 +188,17 @@ def prepare_score_corpus(
       f"size={size!r} of {_SCORE_CORPUS}: expected one of {sizes}"
       f"{errors.nearest(size, sizes)}"
     )
+  if not 0 < share <= 1:
+    raise errors.UserError(f"share={share}: expected in (0, 1]")
   config = size
-  if seed != 0:
+  if seed != 0 or share != 1:
+    name = size + (f"_seed{seed}" if seed else "")
     config = module.ScoreCorpusConfig(
-      name=f"{size}_seed{seed}",
-      description=f"Size {size}, seed {seed}.",
+      name=name + (f"_share{share:g}" if share != 1 else ""),
+      description=f"Size {size}, seed {seed}, share {share:g}.",
       size=size,
       seed=seed,
+      share=share,
     )
   return _build(
     module.Builder(

@@ -34,6 +34,7 @@ def _start(workdir, log):
       sys.executable,
       *("-m", "musiclm_jax.cli.main", "quickstart"),
       *(f"--workdir={workdir}", "--step_scale=0.004", "--num_prompts=3"),
+      "--corpus_share=0.2",
     ],
     stdout=log,
     stderr=subprocess.STDOUT,
