@@ -44,7 +44,7 @@ _DEMO = [
   # 0.6.0 does not return arrays from its synthesizer.
   "symusic>=0.5.8,<0.6",
 ]
-_DEV = ["pytest>=8.3", "ruff>=0.12"]
+_DEV = ["pytest>=8.3", "pytest-xdist>=3.8", "ruff>=0.12"]
 _BEAM = ["apache-beam>=2.70", "mlcroissant>=1.0"]
 
 # Folders of the shipped gin files; no Python in them.

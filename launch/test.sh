@@ -9,4 +9,6 @@ install_into_venv all,dev
 export JAX_PLATFORMS=cpu
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest "$@"
+# Most of the time goes into compiling, which uses one core: two workers. Files
+# stay whole, for their tests share compiled programs.
+exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
