@@ -6,28 +6,15 @@ import io
 import numpy as np
 import pytest
 import soundfile
+import tunes
 
 from musiclm_jax.audio import files, fingerprint
 
 _RATE_HZ = 44_100
 
 
-def tune(seed, secs=6.0, rate=_RATE_HZ, brightness=0.6):
-  """Decaying notes with partials at random times."""
-  rng = np.random.default_rng(seed)
-  waveform = np.zeros(round((secs + 2) * rate), np.float32)
-  onset = 0.0
-  while onset < secs:
-    pitch_hz = 220 * 2 ** (rng.integers(0, 25) / 12)
-    times = np.arange(rate) / rate
-    note = sum(
-      brightness**k * np.sin(2 * np.pi * k * pitch_hz * times)
-      for k in range(1, 7)
-    )
-    start = round(onset * rate)
-    waveform[start : start + rate] += 0.1 * np.exp(-4 * times) * note
-    onset += rng.choice([0.15, 0.3, 0.45])
-  return waveform[: round(secs * rate)]
+def tune(seed, secs=6.0, brightness=0.6):
+  return tunes.tune(seed, secs, _RATE_HZ, brightness)
 
 
 def lossy(waveform, rate, container, subtype):

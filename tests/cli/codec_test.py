@@ -1,50 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The codec verb: lengths, prefixes, formats, and what it refuses."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+import tokenizer_artifacts
 
 from musiclm_jax.audio import blocks, files
 from musiclm_jax.cli import codec_files
 from musiclm_jax.cli import main as main_lib
-from musiclm_jax.networks import soundstream
-from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import tokenizers
 
-CONFIG = soundstream.SoundStreamConfig(
-  sample_rate_hz=8000,
-  channels=2,
-  strides=(4, 5, 8),
-  dilations=(1,),
-  kernel_size=3,
-  code_dim=4,
-  num_codebooks=3,
-  codebook_size=16,
-)
 SAMPLES = 31001  # at 22050 Hz: more than one call of 64 frames at 8 kHz
 
 
 @pytest.fixture(name="codec", scope="module")
 def _codec(tmp_path_factory):
-  network = soundstream.SoundStream(CONFIG)
-  shapes = axes.unbox(
-    jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 160)))
-  )
-  generator = np.random.default_rng(0)
-
-  def draw(x):
-    """Loud enough that codes differ from frame to frame."""
-    scale = 2.0 * np.prod(x.shape[:-1]) ** -0.5 if x.ndim > 1 else 0.0
-    return generator.normal(scale=scale, size=x.shape).astype(np.float32)
-
-  variables = jax.tree.map(draw, shapes)
   directory = tmp_path_factory.mktemp("codec") / "soundstream"
-  tokenizers.export_soundstream(
-    directory, CONFIG, variables["params"], variables["codebooks"]
-  )
+  # Fitted: codes differ from frame to frame.
+  tokenizer_artifacts.write_codec(directory, is_fitted=True)
   return directory
 
 

@@ -1,23 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`musiclm tokenize` on a folder with bad files: what is kept, what is told."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import soundfile
+import tokenizer_artifacts as small
 
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.data import token_cache
-
-_SPEC = importlib.util.spec_from_file_location(
-  "tokenizer_artifacts",
-  pathlib.Path(__file__).parents[1] / "tokenizer_artifacts.py",
-)
-small = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(small)
 
 # By file, what its reason must tell.
 BAD = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow_datasets as tfds
+import tunes
 
 from musiclm_jax.audio import files
 from musiclm_jax.data import corpora
@@ -18,21 +19,8 @@ pytest.importorskip("apache_beam")
 _RATE_HZ = 16_000
 
 
-def _tune(seed, secs=6.0):
-  """Plucked notes at random times."""
-  rng = np.random.default_rng(seed)
-  times = np.arange(_RATE_HZ) / _RATE_HZ
-  waveform = np.zeros(round((secs + 2) * _RATE_HZ), np.float32)
-  onset = 0.0
-  while onset < secs:
-    pitch_hz = 220 * 2 ** (rng.integers(0, 25) / 12)
-    note = sum(
-      0.6**k * np.sin(2 * np.pi * k * pitch_hz * times) for k in range(1, 6)
-    )
-    start = round(onset * _RATE_HZ)
-    waveform[start : start + _RATE_HZ] += 0.1 * np.exp(-4 * times) * note
-    onset += rng.choice([0.15, 0.3, 0.45])
-  return waveform[: round(secs * _RATE_HZ)]
+def _tune(seed):
+  return tunes.tune(seed, 6.0, _RATE_HZ)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow_datasets as tfds
+import tunes
 
 from musiclm_jax.audio import files
 from musiclm_jax.core import errors
@@ -18,36 +19,23 @@ from musiclm_jax.data import corpora, doctor, duplicates
 _RATE_HZ = 22_050
 
 
-def _tune(seed, secs=8.0):
-  """Plucked notes at random times."""
-  rng = np.random.default_rng(seed)
-  times = np.arange(_RATE_HZ) / _RATE_HZ
-  waveform = np.zeros(round((secs + 2) * _RATE_HZ), np.float32)
-  onset = 0.0
-  while onset < secs:
-    pitch_hz = 220 * 2 ** (rng.integers(0, 25) / 12)
-    note = sum(
-      0.6**k * np.sin(2 * np.pi * k * pitch_hz * times) for k in range(1, 6)
-    )
-    start = round(onset * _RATE_HZ)
-    waveform[start : start + _RATE_HZ] += 0.1 * np.exp(-4 * times) * note
-    onset += rng.choice([0.15, 0.3, 0.45])
-  return waveform[: round(secs * _RATE_HZ)]
+def _tune(seed):
+  return tunes.tune(seed, 8.0, _RATE_HZ)
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
   """Twelve tunes; copies of three of them, and two files with a shared half."""
   root = tmp_path_factory.mktemp("planted")
-  tunes = [_tune(seed) for seed in range(12)]
-  for index, waveform in enumerate(tunes):
+  songs = [_tune(seed) for seed in range(12)]
+  for index, waveform in enumerate(songs):
     soundfile.write(root / f"tune{index:02d}.flac", waveform, _RATE_HZ)
   soundfile.write(
-    root / "a_copy.mp3", tunes[3], _RATE_HZ, compression_level=0.9
+    root / "a_copy.mp3", songs[3], _RATE_HZ, compression_level=0.9
   )
-  slow = files.resample(tunes[5], _RATE_HZ, 16_000)
+  slow = files.resample(songs[5], _RATE_HZ, 16_000)
   soundfile.write(root / "b_copy.ogg", 0.5 * slow, 16_000)
-  soundfile.write(root / "z_copy.wav", tunes[7][_RATE_HZ // 2 :], _RATE_HZ)
+  soundfile.write(root / "z_copy.wav", songs[7][_RATE_HZ // 2 :], _RATE_HZ)
   for name, seed in (("medley1.wav", 90), ("medley2.wav", 91)):
     medley = np.concatenate([_tune(50), _tune(seed)])
     soundfile.write(root / name, medley, _RATE_HZ)

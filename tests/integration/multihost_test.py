@@ -5,17 +5,12 @@ The job is that of `training_job.py`; the 20 rounds of `kill_rounds.py` are for
 people.
 """
 
-import pathlib
 import re
 import shutil
-import sys
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import kill_rounds
+import numpy as np
+import pytest
 import training_job
 
 from musiclm_jax.training import ledger

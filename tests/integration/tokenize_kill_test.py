@@ -4,24 +4,12 @@
 The same job as `tokenize_kill_rounds.py`, whose 10 rounds are for people.
 """
 
-import importlib.util
 import json
-import pathlib
 
 import soundfile
+import tokenize_kill_rounds as kill_rounds
+import tokenizer_artifacts as small
 
-_HERE = pathlib.Path(__file__)
-
-
-def _load(path):
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-kill_rounds = _load(_HERE.with_name("tokenize_kill_rounds.py"))
-small = _load(_HERE.parents[1] / "tokenizer_artifacts.py")
 NUM_FILES = 40
 
 

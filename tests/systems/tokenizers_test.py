@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen tokenizers: export, load, determinism, fingerprints, shapes."""
 
-import io
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
+import tokenizer_artifacts
 
 from musiclm_jax.core import artifacts, errors, rvq
 from musiclm_jax.layers import conformer, transformer
@@ -70,19 +69,7 @@ def _copy_with(tree, change):
 
 @pytest.fixture(scope="module")
 def text_model():
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(TEXTS * 5),
-    model_writer=model,
-    vocab_size=60,
-    hard_vocab_limit=False,
-    pad_id=0,
-    unk_id=1,
-    bos_id=-1,
-    eos_id=-1,
-    minloglevel=2,
-  )
-  return model.getvalue()
+  return tokenizer_artifacts.text_model(TEXTS)
 
 
 @pytest.fixture(scope="module")

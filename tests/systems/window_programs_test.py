@@ -2,23 +2,15 @@
 """Tokens of long files do not depend on windows, cuts, batches or devices."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+import tokenizer_artifacts as small
 
 from musiclm_jax.core import errors
 from musiclm_jax.networks import soundstream
 from musiclm_jax.systems import device_feed, tokenizers, window_programs
-
-_SPEC = importlib.util.spec_from_file_location(
-  "tokenizer_artifacts",
-  pathlib.Path(__file__).parents[1] / "tokenizer_artifacts.py",
-)
-small = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(small)
 
 WINDOWS = (1.0, 2.0, 0.4)  # codec; semantic and its halo
 

@@ -27,7 +27,8 @@ def random_values(tree, seed):
   return jax.tree_util.tree_map_with_path(fill, axes.unbox(tree))
 
 
-def _codec(directory, is_fitted):
+def write_codec(directory, is_fitted=False) -> None:
+  """Writes a codec of 8 kHz with 3 codebooks of 16; arguments as `write`."""
   from musiclm_jax.networks import soundstream
   from musiclm_jax.systems import tokenizers
 
@@ -101,17 +102,14 @@ def _semantic(directory, is_fitted):
   tokenizers.export_semantic(directory, config, params, mean, std, centroids)
 
 
-def _mulan(directory):
+def text_model(texts) -> bytes:
+  """A SentencePiece model of up to 60 ids, of some sentences."""
   import sentencepiece
 
-  from musiclm_jax.layers import transformer
-  from musiclm_jax.networks import mulan, mulan_audio, mulan_text
-  from musiclm_jax.systems import tokenizers
-
-  text = io.BytesIO()
+  model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a slow piano piece", "loud brass march"] * 5),
-    model_writer=text,
+    sentence_iterator=iter(list(texts) * 5),
+    model_writer=model,
     vocab_size=60,
     hard_vocab_limit=False,
     pad_id=0,
@@ -120,6 +118,14 @@ def _mulan(directory):
     eos_id=-1,
     minloglevel=2,
   )
+  return model.getvalue()
+
+
+def _mulan(directory):
+  from musiclm_jax.layers import transformer
+  from musiclm_jax.networks import mulan, mulan_audio, mulan_text
+  from musiclm_jax.systems import tokenizers
+
   config = mulan.MuLanConfig(
     resnet=mulan_audio.ResNetConfig(
       stage_blocks=(1,), width=8, expansion=1, stem="patch", num_groups=4
@@ -143,7 +149,11 @@ def _mulan(directory):
   params = random_values(shapes["params"], 4)
   codebooks = np.random.default_rng(0).normal(size=(3, 8, 16))
   tokenizers.export_mulan(
-    directory, config, params, codebooks.astype(np.float32), text.getvalue()
+    directory,
+    config,
+    params,
+    codebooks.astype(np.float32),
+    text_model(["a slow piano piece", "loud brass march"]),
   )
 
 
@@ -156,7 +166,7 @@ def write(directory, is_fitted=False) -> pathlib.Path:
       many are used; two programs are compiled for it.
   """
   root = pathlib.Path(directory)
-  _codec(root / "soundstream", is_fitted)
+  write_codec(root / "soundstream", is_fitted)
   _semantic(root / "semantic", is_fitted)
   _mulan(root / "mulan")
   return root
