@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "accelerator, none on a CPU; '' for none)",
   )
   group.add_argument(
+    "--no_tensorboard",
+    action="store_true",
+    help="write metrics.jsonl only",
+  )
+  group.add_argument(
     "--stall_warn_secs",
     type=float,
     default=300,
@@ -120,6 +125,7 @@ def _options(args: argparse.Namespace):
     profile_steps=profiling.parse_window(window) if window else None,
     stall_warn_secs=args.stall_warn_secs,
     stall_exit_secs=args.stall_exit_secs,
+    tensorboard=not args.no_tensorboard,
   )
 
 

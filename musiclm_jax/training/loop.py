@@ -99,6 +99,7 @@ class RunOptions:
     stall_warn_secs: without progress for so long, stacks are written; 0 never.
     stall_exit_secs: without progress for so long, the process exits with 42;
       0 never.
+    tensorboard: write TensorBoard's files too, which loads TensorFlow.
   """
 
   rollback: bool = False
@@ -106,6 +107,7 @@ class RunOptions:
   profile_steps: tuple[int, int] | None = None
   stall_warn_secs: float = 300.0
   stall_exit_secs: float = 1800.0
+  tensorboard: bool = True
 
 
 class _Run:
@@ -186,7 +188,9 @@ class _Run:
       out_shardings=(shardings, None),
     )
     self.eval_step = self.partitioner.jit(steps.make_eval_step(self.trainable))
-    self.writer = metrics.MetricsWriter(self.model_dir, self.reached)
+    self.writer = metrics.MetricsWriter(
+      self.model_dir, self.reached, self.options.tensorboard
+    )
     return self.reached
 
   def open_books(self, step: int) -> None:

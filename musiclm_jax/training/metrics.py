@@ -146,8 +146,19 @@ def _complaint(step: int, ids: Any, bad: list[str]) -> str:
 class MetricsWriter:
   """Writes scalars, audio and spectrograms of one run (process 0 only)."""
 
-  def __init__(self, model_dir: str | os.PathLike, start_step: int):
-    """Opens the files of a run that goes on after `start_step` steps."""
+  def __init__(
+    self,
+    model_dir: str | os.PathLike,
+    start_step: int,
+    tensorboard: bool = True,
+  ):
+    """Opens the files of a run that goes on after `start_step` steps.
+
+    Args:
+      model_dir: of the run.
+      start_step: lines after it are dropped, for they will come again.
+      tensorboard: whether to write its files as well.
+    """
     self._path = pathlib.Path(model_dir) / FILE_NAME
     self._active = jax.process_index() == 0
     self._board = None
@@ -155,6 +166,8 @@ class MetricsWriter:
       return
     if self._path.exists():
       self._drop_after(start_step)
+    if not tensorboard:
+      return
     # clu loads TensorFlow, which only training may.
     from clu import metric_writers
 
@@ -181,9 +194,10 @@ class MetricsWriter:
       return
     with self._path.open("a") as file:
       file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-    self._board.write_scalars(
-      step, {f"{split}/{name}": value for name, value in values.items()}
-    )
+    if self._board is not None:
+      self._board.write_scalars(
+        step, {f"{split}/{name}": value for name, value in values.items()}
+      )
 
   def media(self, step: int, items: Mapping[str, Any]) -> None:
     """Writes pictures and sounds to TensorBoard.
@@ -193,7 +207,7 @@ class MetricsWriter:
       items: by name, `(float32 [batch, samples], sample_rate_hz)` for sound
         or float32 `[batch, height, width, channels]` in [0, 1] for pictures.
     """
-    if not self._active:
+    if self._board is None:
       return
     for name, item in items.items():
       if isinstance(item, tuple):

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -198,8 +197,6 @@ def _work(args: argparse.Namespace) -> int:
   trainable = make_trainable()
   part = placing.host_part()
   if not args.cache_dir:
-    # TensorFlow takes longer to load than all of the training.
-    sys.modules["clu"] = mock.MagicMock()
     data = _made_up(trainable, *part)
   else:
     data = _loaded(args.cache_dir, trainable, *part)
@@ -220,6 +217,8 @@ def _work(args: argparse.Namespace) -> int:
     make_optimizer(args.schedule_steps or args.total_steps),
     placing,
     books=books,
+    # TensorFlow takes longer to load than all of the training.
+    options=loop.RunOptions(tensorboard=bool(args.cache_dir)),
   )
   leaves = jax.tree.leaves((state.params, state.optimizer))
   leaves = agreement.to_hosts(leaves)
