@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,7 @@ class CodeFile:
           field.name: file[field.name].item()
           for field in dataclasses.fields(cls)[1:]
         }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:  # numpy and zipfile raise many kinds
       raise errors.UserError(
         f"{path} is no file of codes, or a damaged one ({_brief(e)}): expected "
         "what `musiclm codec encode` wrote"
@@ -283,6 +282,10 @@ def _pairs(
   """Input and output files; all in a folder where the input is one."""
   if not source.is_dir():
     return [(source, target)]
+  if source.resolve() == target.resolve():
+    raise errors.UserError(
+      f"{target} is the input folder too: expected another one for the output"
+    )
   wanted = _AUDIO if action == "encode" else (".npz",)
   suffix = ".npz" if action == "encode" else ".wav"
   found = sorted(

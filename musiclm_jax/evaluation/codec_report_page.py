@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +46,8 @@ def write(
   listening: Sequence[codec_report.Listening],
   title: str = "Codec report",
 ) -> pathlib.Path:
-  """Writes the folder; its `audio/` is replaced.
+  """Writes the folder; sounds of an earlier report in its `audio/` are
+  replaced.
 
   Args:
     directory: the folder, made when missing.
@@ -60,8 +60,10 @@ def write(
   """
   directory = pathlib.Path(directory)
   audio = directory / "audio"
-  shutil.rmtree(audio, ignore_errors=True)
-  audio.mkdir(parents=True)
+  audio.mkdir(parents=True, exist_ok=True)
+  # Of an earlier report only: the folder is whatever the user named.
+  for old in audio.glob("[0-9]*_[0-9][0-9]*_*.wav"):
+    old.unlink()
   (directory / "report.json").write_text(
     json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
   )

@@ -83,6 +83,11 @@ def _not_finite(path):
   soundfile.write(path, sound, 8000, subtype="FLOAT")
 
 
+def _bare_array(path):
+  with path.open("wb") as file:
+    np.save(file, np.zeros((3, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
   "make, action, options, expected",
   [
@@ -94,6 +99,7 @@ def _not_finite(path):
     (_write, "encode", ["--num_codebooks=4"], "--num_codebooks=4"),
     (_write, "encode", ["--codec=nowhere"], "--codec=nowhere"),
     (lambda path: path.write_bytes(b"PK"), "decode", [], "no file of codes"),
+    (_bare_array, "decode", [], "no file of codes"),
   ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -119,6 +125,15 @@ def test_a_folder_goes_on_after_a_bad_file(codec, tmp_path, capsys):
   assert "bad.wav" in err and "1 of 2 files failed" in err
   found = codec_files.CodeFile.load(out / "deep" / "good.npz")
   assert (found.codes.shape, found.num_samples) == ((6, 3), 900)
+
+
+def test_a_folder_is_not_decoded_over_its_recordings(codec, tmp_path, capsys):
+  path = _write(tmp_path / "a.wav", 900, 8000, 1)
+  before = path.read_bytes()
+  for action in ("encode", "decode"):
+    assert _run(action, tmp_path, tmp_path / ".", "--codec", codec) == 1
+  assert "is the input folder too" in capsys.readouterr().err
+  assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("channels, wanted", [(1, 2), (2, 2), (3, 1), (3, 2)])

@@ -195,7 +195,14 @@ def test_the_folder_stands_alone(tmp_path):
   report, listening = _measured(codebook_counts=(1, 4))
   report["skipped"] = [{"path": "x.wav", "reason": "x.wav is empty"}]
   report["sets"]["works"]["rows"][0]["si_snr_db"] = math.nan
+  audio = tmp_path / "out" / "audio"
+  audio.mkdir(parents=True)
+  for name in ("my_recording.wav", "7_03_original.wav"):
+    (audio / name).write_bytes(b"sound")
   path = codec_report_page.write(tmp_path / "out", report, listening)
+  # A recording of the user's stays, a sound of an earlier report goes.
+  assert (audio / "my_recording.wav").exists()
+  assert not (audio / "7_03_original.wav").exists()
   text = path.read_text()
   assert "a &lt;b&gt;" in text and "<b>a" not in text and "x.wav is" in text
   assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text).replace(
