@@ -13,8 +13,14 @@ from musiclm_jax.networks import soundstream_config, subband_init
 from musiclm_jax.partitioning import axes
 
 _EDGE = ("batch", "frames", None)
-# Left and right to middle and side; twice this is its own inverse.
-_MID_SIDE = ((0.5, 0.5), (0.5, -0.5))
+
+
+def _sum_and_difference(x: jax.Array) -> jax.Array:
+  """Left and right to twice middle and side, or middle and side back.
+
+  No product: on a TPU that would round the finished samples to bfloat16.
+  """
+  return jnp.stack([x[..., 0] + x[..., 1], x[..., 0] - x[..., 1]], -1)
 
 
 def elu(x: jax.Array) -> jax.Array:
@@ -95,7 +101,7 @@ class Encoder(nn.Module):
         f"{''.join(f', {size}' for size in tail)}], as num_channels="
         f"{config.num_channels}"
       )
-    x = waveform @ jnp.asarray(_MID_SIDE) if tail else waveform[..., None]
+    x = 0.5 * _sum_and_difference(waveform) if tail else waveform[..., None]
     x = conv.CausalConv1d(
       config.block_channels(0),
       config.kernel_size,
@@ -192,7 +198,7 @@ class Decoder(nn.Module):
     )(_activate(config, kind, "last_activation", x))
     if config.num_channels == 1:
       return x[..., 0]
-    return x @ (2.0 * jnp.asarray(_MID_SIDE))
+    return _sum_and_difference(x)
 
 
 class Film(nn.Module):

@@ -102,8 +102,12 @@ def test_a_stream_in_any_cut_equals_the_whole():
 
 def test_elu_is_the_usual_one():
   x = jnp.array([-200.0, -3.0, -1e-3, -1e-9, 0.0, 1e-3, 4.0, 1e4])
-  np.testing.assert_allclose(soundstream_coders.elu(x), jax.nn.elu(x), atol=1e-7)
-  slopes = [jax.vmap(jax.grad(f))(x) for f in (soundstream_coders.elu, jax.nn.elu)]
+  np.testing.assert_allclose(
+    soundstream_coders.elu(x), jax.nn.elu(x), atol=1e-7
+  )
+  slopes = [
+    jax.vmap(jax.grad(f))(x) for f in (soundstream_coders.elu, jax.nn.elu)
+  ]
   np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-6)
 
 
