@@ -78,6 +78,31 @@ def _filters(config: LogMelConfig) -> np.ndarray:
   return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
+def magnitudes(
+  waveform: np.ndarray, window_samples: int, hop_samples: int
+) -> np.ndarray:
+  """|STFT| under a periodic Hann window; a full-scale sine's peak is 1.
+
+  Args:
+    waveform: float `[..., samples]`; shorter than a window is padded with
+      zeros to one window.
+    window_samples: length of the window.
+    hop_samples: distance of window starts.
+
+  Returns:
+    float32 `[..., frames, bins]`.
+  """
+  waveform = np.asarray(waveform, np.float32)
+  size = window_samples
+  short = max(0, size - waveform.shape[-1])
+  waveform = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, short)])
+  frames = np.lib.stride_tricks.sliding_window_view(waveform, size, axis=-1)
+  frames = frames[..., ::hop_samples, :]
+  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+  window = (2.0 * window / window.sum()).astype(np.float32)
+  return np.abs(np.fft.rfft(frames * window, axis=-1)).astype(np.float32)
+
+
 def log_mel(
   waveform: np.ndarray, config: LogMelConfig | None = None
 ) -> np.ndarray:
@@ -92,13 +117,5 @@ def log_mel(
     float32 `[..., frames, num_mels]`.
   """
   config = config or LogMelConfig()
-  waveform = np.asarray(waveform, np.float32)
-  size = config.window_samples
-  short = max(0, size - waveform.shape[-1])
-  waveform = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, short)])
-  frames = np.lib.stride_tricks.sliding_window_view(waveform, size, axis=-1)
-  frames = frames[..., :: config.hop_samples, :]
-  window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
-  window = (2.0 * window / window.sum()).astype(np.float32)
-  magnitude = np.abs(np.fft.rfft(frames * window, axis=-1)).astype(np.float32)
+  magnitude = magnitudes(waveform, config.window_samples, config.hop_samples)
   return np.log(np.maximum(magnitude @ _filters(config), config.floor))

@@ -80,28 +80,6 @@ def multi_scale_mel(
   return np.mean(distances, axis=0)
 
 
-def magnitudes(waveform: np.ndarray, window_samples: int) -> np.ndarray:
-  """|STFT| under a Hann window, hop a quarter, a full-scale sine's peak is 1.
-
-  Args:
-    waveform: float `[..., samples]`; shorter than a window is padded.
-    window_samples: length of the window.
-
-  Returns:
-    float32 `[..., frames, bins]`.
-  """
-  waveform = np.asarray(waveform, np.float32)
-  short = max(0, window_samples - waveform.shape[-1])
-  waveform = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, short)])
-  frames = np.lib.stride_tricks.sliding_window_view(
-    waveform, window_samples, axis=-1
-  )[..., :: max(1, window_samples // 4), :]
-  phase = 2 * np.pi * np.arange(window_samples) / window_samples
-  window = 0.5 - 0.5 * np.cos(phase)
-  window = (2.0 * window / window.sum()).astype(np.float32)
-  return np.abs(np.fft.rfft(frames * window, axis=-1)).astype(np.float32)
-
-
 def stft_distances(
   reference: np.ndarray, estimate: np.ndarray, config: SpectralConfig
 ) -> dict[str, np.ndarray]:
@@ -119,7 +97,10 @@ def stft_distances(
   convergence, logs = [], []
   for secs in config.stft_window_secs:
     size = round(secs * config.sample_rate_hz)
-    a, b = magnitudes(reference, size), magnitudes(estimate, size)
+    a, b = (
+      log_mel.magnitudes(waveform, size, max(1, size // 4))
+      for waveform in (reference, estimate)
+    )
     norm = np.sqrt((a.astype(np.float64) ** 2).sum((-2, -1)))
     error = np.sqrt(((a - b).astype(np.float64) ** 2).sum((-2, -1)))
     silent = norm < _SILENCE * a.shape[-2] * a.shape[-1]

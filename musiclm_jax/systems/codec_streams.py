@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from musiclm_jax.core import errors
 from musiclm_jax.networks import soundstream
+from musiclm_jax.systems import embedders
 
 # Frames of one call: more are slower, because they no longer fit the caches.
 MAX_CALL_FRAMES = 64
@@ -41,12 +41,7 @@ def check_waveform(
     raise ValueError(
       f"waveform has shape {waveform.shape}: expected [{', '.join(wanted)}]"
     )
-  finite = np.isfinite(waveform.reshape(rows, -1)).all(1)
-  if not finite.all():
-    raise errors.UserError(
-      f"waveform {int(np.argmin(finite))} of the batch holds NaN or infinite "
-      "samples: expected finite ones"
-    )
+  embedders.check_finite(waveform)
   return waveform
 
 

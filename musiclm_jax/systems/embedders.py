@@ -19,6 +19,20 @@ from musiclm_jax.networks import mulan, semantic_encoders
 _MAX_ROWS = 32
 
 
+def check_finite(waveform: np.ndarray) -> None:
+  """Refuses a batch `[batch, ...]` with NaN or infinite samples; names the row.
+
+  Raises:
+    UserError: if there are some.
+  """
+  finite = np.isfinite(waveform).all(tuple(range(1, waveform.ndim)))
+  if not finite.all():
+    raise errors.UserError(
+      f"waveform {int(np.argmin(finite))} of the batch holds NaN or infinite "
+      "samples: expected finite ones"
+    )
+
+
 def check_waveform(waveform: np.ndarray) -> np.ndarray:
   """A batch of waveforms as float32 `[batch, samples]`.
 
@@ -32,12 +46,7 @@ def check_waveform(waveform: np.ndarray) -> np.ndarray:
       f"waveform has shape {waveform.shape}: expected [batch, samples], not "
       "empty"
     )
-  finite = np.isfinite(waveform).all(1)
-  if not finite.all():
-    raise errors.UserError(
-      f"waveform {int(np.argmin(finite))} of the batch holds NaN or infinite "
-      "samples: expected finite ones"
-    )
+  check_finite(waveform)
   return waveform
 
 
