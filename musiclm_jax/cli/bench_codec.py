@@ -106,12 +106,18 @@ def _gflops(
     call = jax.jit(lambda v, x, m=method: network.apply(v, x, method=m))
     flops[method] = call.lower(variables, x).cost_analysis()["flops"] / 1e9
   # XLA counts the body of a loop over levels once: counted here instead.
-  search = 2 * frames * config.num_codebooks
-  search *= config.codebook_size * config.code_dim
+  search = 2 * frames * _num_entries(config) * config.code_dim
   return {
     "encode": flops["latents"] + search / 1e9,
     "decode": flops["decode"],
   }
+
+
+def _num_entries(config: soundstream.SoundStreamConfig) -> int:
+  """Of all codebooks; an FSQ has none."""
+  if config.quantizer_kind != "rvq":
+    return 0
+  return config.num_codebooks * config.codebook_size
 
 
 def _whole(
@@ -194,7 +200,7 @@ def run(
         cases[-1]["gflops_per_second"] = rate
         cases[-1]["fraction_of_gemm"] = rate / ceiling
   count = sum(x.size for x in jax.tree.leaves(variables["params"]))
-  entries = config.num_codebooks * config.codebook_size * config.code_dim
+  entries = _num_entries(config) * config.code_dim
   return {
     "num_parameters": count,
     "num_parameters_with_codebooks": count + entries,

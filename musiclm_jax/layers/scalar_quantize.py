@@ -225,7 +225,8 @@ class ResidualScalarQuantizer(nn.Module):
         codes.reshape(-1), config.codebook_size, dtype=jnp.float32
       ).sum(0)
       average = config.decay * average + (1 - config.decay) * counts
-      # The next level sees a constant: each is trained for its own error.
+      # The next level's input is a constant; later errors reach all levels
+      # before through `total`.
       left = jax.lax.stop_gradient(residual - chosen)
       total = total + chosen * use[:, None, None]
       return (left, total), (codes, total, counts, average)

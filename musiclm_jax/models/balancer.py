@@ -19,7 +19,7 @@ class BalancerConfig:
   """Attributes of the balancing.
 
   Attributes:
-    decay: of the average norms per optimizer step (EnCodec: 0.999).
+    decay: of the average norms per microbatch (EnCodec: 0.999).
     total_norm: norm of an example's balanced gradient, on average, if all
       losses pulled the same way (EnCodec: 1). As with any loss that is a mean
       over the batch, its rows are then divided by the batch size.

@@ -287,7 +287,7 @@ class CodecGAN:
     loss = weights.reconstruction * reconstruction + weights.waveform * distance
     return loss, {"reconstruction": reconstruction, "waveform": distance}
 
-  def _metrics(self, waveform, estimate, quantizer, parts):
+  def _metrics(self, heard, waveform, estimate, quantizer, parts):
     """All metrics as `Mean`s weighted by the batch size."""
     distance = jnp.abs(
       spectrogram.log_mel(codec_losses.as_rows(waveform), self._eval_mel)
@@ -297,7 +297,7 @@ class CodecGAN:
     values["commitment"] = quantizer.commitment
     values["log_mel_distance"] = distance.mean()
     values["si_snr_db"] = codec_losses.si_snr_db(waveform, estimate).mean()
-    values["input_finite"] = jnp.isfinite(waveform).all().astype(jnp.float32)
+    values["input_finite"] = jnp.isfinite(heard).all().astype(jnp.float32)
     for name in ("usage", "perplexity", "average_perplexity", "replaced"):
       by_level = getattr(quantizer, name)
       for level in range(self.config.codec.num_codebooks):
@@ -331,7 +331,7 @@ class CodecGAN:
     parts["loss"] = loss
     if self._denoising is not None:
       parts.update(self._denoised(generator, codebooks, batch, key))
-    metrics = self._metrics(waveform, estimate, quantizer, parts)
+    metrics = self._metrics(waveform, waveform, estimate, quantizer, parts)
     return loss, protocols.LossOutput(state, metrics)
 
   def _denoised(self, generator, codebooks, batch, key):
@@ -465,7 +465,7 @@ class CodecGAN:
     for player, tree in grads.items():
       squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
       parts[f"gradient_norm/{player}"] = jnp.sqrt(squares)
-    metrics = self._metrics(waveform, estimate, quantizer, parts)
+    metrics = self._metrics(heard, waveform, estimate, quantizer, parts)
     return grads, protocols.LossOutput(state, metrics)
 
   def _codec_slopes(self, waveform, estimate):

@@ -24,7 +24,7 @@ class DenoisingConfig:
   Attributes:
     source: 'batch' takes the feature 'noise' of the batch, as long as the
       waveforms (`data/noise.py`); 'synthetic' draws noise whose power falls by
-      0 to 12 dB per octave, for those who have no recordings of noise.
+      0 to 6 dB per octave, for those who have no recordings of noise.
     min_gain_db: of the noise, relative to the power of the waveform
       (SoundStream: -30).
     max_gain_db: the same (SoundStream: 0).

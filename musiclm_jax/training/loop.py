@@ -148,7 +148,10 @@ class _Run:
       options.stall_warn_secs,
       options.stall_exit_secs,
     )
-    rules = alarms.rules_of(trainable, config.global_batch_size)
+    # What is logged of a split batch is the mean over its parts.
+    rules = alarms.rules_of(
+      trainable, config.global_batch_size // config.num_microbatches
+    )
     self.alarms, self.history = alarms.Alarms(rules), alarms.History(trainable)
     self.rollbacks: dict[int, int] = {}
     self.state: state_lib.TrainState | None = None

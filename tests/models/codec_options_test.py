@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax.core import errors, protocols
-from musiclm_jax.models import balancer, codec_gan, denoising
+from musiclm_jax.core import errors, protocols, rng
+from musiclm_jax.models import balancer, codec_gan, codec_losses, denoising
 from musiclm_jax.networks import discriminators, soundstream
 from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import tokenizers
@@ -137,6 +137,46 @@ def test_balancer_state_follows_the_players():
   assert trainable.num_warm_start_batches == 2
 
 
+def test_only_ratios_of_balanced_losses_count():
+  _, _, variables = _made()
+  tenfold = dataclasses.replace(
+    _OPTIONS.weights,
+    adversarial=10.0,
+    feature=20.0,
+    reconstruction=40.0,
+    waveform=10.0,
+  )
+  other = dataclasses.replace(
+    tenfold, adversarial=40.0, reconstruction=10.0, waveform=0.1
+  )
+
+  def gradients(weights):
+    trainable = codec_gan.CodecGAN(
+      dataclasses.replace(_OPTIONS, weights=weights)
+    )
+    grads, _ = jax.jit(trainable.gradients)(
+      variables, _batch(), _KEY, jnp.int32(10)
+    )
+    leaves = jax.tree.leaves(grads["generator"]["decoder"])
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+  grads, _ = _gradients()(variables, _batch(), _KEY, jnp.int32(10))
+  leaves = jax.tree.leaves(grads["generator"]["decoder"])
+  usual = np.concatenate([np.ravel(leaf) for leaf in leaves])
+  size = np.linalg.norm(usual)
+  assert np.linalg.norm(gradients(tenfold) - usual) < 1e-3 * size
+  assert np.linalg.norm(gradients(other) - usual) > 0.1 * size
+
+
+def test_synthetic_noise_has_many_colours():
+  noise = np.asarray(denoising.coloured_noise(_KEY, (64, 4096)))
+  power = np.abs(np.fft.rfft(noise)) ** 2
+  slope_db = 10 * np.log10(
+    power[:, 200:400].mean(-1) / power[:, 800:1600].mean(-1)
+  )  # over two octaves
+  assert slope_db.min() < 2 and 9 < slope_db.max() < 14
+
+
 def test_triples_of_input_target_and_switch():
   batch = _batch(64)
   clean = np.asarray(batch["waveform"])
@@ -164,8 +204,30 @@ def test_denoising_trains_the_switch():
   _, out = jax.jit(trainable.loss, static_argnums=4)(
     variables, _batch(), _KEY, 0, False
   )
-  names = ("noisy_si_snr_db", "kept_si_snr_db", "denoised_si_snr_db")
-  assert all(np.isfinite(_mean(out, name)) for name in names)
+  assert np.isfinite(_mean(out, "noisy_si_snr_db"))
+  # A switch that, when set, leaves the sound of no latents at all.
+  film = variables["params"]["generator"]["film"]["kernel"]
+  silent = jnp.zeros_like(film).at[1, : film.shape[1] // 2].set(-1.0)
+  generator = {**variables["params"]["generator"], "film": {"kernel": silent}}
+  params = {**variables["params"], "generator": generator}
+  _, out = jax.jit(trainable.loss, static_argnums=4)(
+    {**variables, "params": params}, _batch(), _KEY, 0, False
+  )
+  config = dataclasses.replace(
+    _OPTIONS.denoising, noisy_fraction=1.0, denoise_fraction=1.0
+  )
+  clean, noise = _batch()["waveform"], _batch()["noise"]
+  heard, _, flag = denoising.draw(
+    clean, noise, rng.named(_KEY, "denoising"), config
+  )
+  codec = {"params": generator, "codebooks": variables["codebooks"]}
+  found = {}
+  for name, denoise in (("kept", ~flag), ("denoised", flag)):
+    sound = trainable.codec.apply(codec, heard, denoise=denoise)
+    snr = codec_losses.si_snr_db(clean, sound.reconstruction)
+    found[name] = float(snr.mean())
+    assert _mean(out, f"{name}_si_snr_db") == pytest.approx(found[name], 1e-3)
+  assert abs(found["kept"] - found["denoised"]) > 1.0
   assert set(trainable.input_shapes(2)) == {"waveform", "noise"}
   with pytest.raises(ValueError, match="film='none'"):
     dataclasses.replace(_PLAIN, denoising=denoising.DenoisingConfig())
