@@ -285,8 +285,8 @@ def _folder_name(source_dir: pathlib.Path, settings: dict[str, Any]) -> str:
       raise errors.UserError(f"no captions file at {captions}")
     watched.append(captions)
   for path in watched:
-    # A broken link is for the doctor to report.
-    state = path.lstat()
+    # Of a link its target counts; a broken one is for the doctor to report.
+    state = path.stat() if path.exists() else path.lstat()
     digest.update(f"{path}/{state.st_size}/{state.st_mtime_ns}".encode())
   stem = re.sub(r"[^a-z0-9]+", "_", source_dir.name.lower()).strip("_")
   return f"{stem or 'folder'}_{digest.hexdigest()[:8]}"

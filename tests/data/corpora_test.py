@@ -121,6 +121,20 @@ def test_audio_folder_with_captions(tmp_path):
   assert again == path
 
 
+def test_a_folder_of_links_changes_with_their_targets(tmp_path):
+  source, target = tmp_path / "songs", tmp_path / "elsewhere.wav"
+  _write(target, 300)
+  source.mkdir()
+  (source / "a.wav").symlink_to(target)
+  (source / "broken.wav").symlink_to(tmp_path / "none.wav")
+  (source / "loop.wav").symlink_to(source / "loop.wav")
+  settings = {"captions": ""}
+  before = corpora._folder_name(source, settings)
+  assert corpora._folder_name(source, settings) == before
+  _write(target, 300, secs=3.0)
+  assert corpora._folder_name(source, settings) != before
+
+
 def test_audio_folder_keeps_a_parent_work_in_one_split(tmp_path):
   source = tmp_path / "songs"
   for i in range(8):
