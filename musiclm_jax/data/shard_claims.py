@@ -81,14 +81,21 @@ class Claims:
     """Gives back what is held."""
     self._end.set()
     self._beat.join()
-    for name in list(self._held):
+    with self._lock:
+      held = list(self._held)
+    for name in held:
       self.release(name)
 
   def _path(self, name: str) -> pathlib.Path:
     return self._directory / f"{name}.claim"
 
   def claim(self, name: str) -> bool:
-    """Takes a piece of work unless a living process has it."""
+    """Takes a piece of work unless a living process has it.
+
+    Once the claims are left nothing is taken any more.
+    """
+    if self._end.is_set():
+      return False
     path = self._path(name)
     if path.exists():
       if not self._is_stale(name):
@@ -101,10 +108,17 @@ class Claims:
         return False
       aside.unlink(missing_ok=True)
       self._seen.pop(name, None)
-    if not self._create(path):
-      return False
+    try:
+      if not self._create(path):
+        return False
+    except (FileNotFoundError, FileExistsError):
+      return False  # the folder was swept away meanwhile; the next one gets it
     with self._lock:
       self._held.add(name)
+    if self._end.is_set():
+      # A thread that still runs; `__exit__` may not have seen this one.
+      self.release(name)
+      return False
     return True
 
   def _create(self, path: pathlib.Path) -> bool:

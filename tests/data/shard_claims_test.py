@@ -85,6 +85,47 @@ def test_claims_need_no_hard_links(tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_who_has_left_gets_no_claims(tmp_path):
+  with shard_claims.Claims(tmp_path / "claims") as claims:
+    assert claims.claim("a")
+  assert not claims.claim("x")
+  assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_a_claim_made_while_leaving_is_given_back(tmp_path, monkeypatch):
+  claims = shard_claims.Claims(tmp_path)
+  create = claims._create
+
+  def create_late(path):
+    made = create(path)
+    claims.__exit__(None, None, None)
+    return made
+
+  monkeypatch.setattr(claims, "_create", create_late)
+  assert not claims.claim("x")
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["folder", "scratch"])
+def test_a_folder_swept_while_claiming_is_no_error(tmp_path, monkeypatch, what):
+  directory = tmp_path / "claims"
+  with shard_claims.Claims(directory) as claims:
+    written = claims._written
+
+    def written_amid_a_sweep(path, beat):
+      if what == "folder":
+        directory.rmdir()
+        return written(path, beat)
+      scratch = written(path, beat)
+      scratch.unlink()
+      return scratch
+
+    with monkeypatch.context() as patch:
+      patch.setattr(claims, "_written", written_amid_a_sweep)
+      assert not claims.claim("x")
+    assert claims.claim("x"), "the next attempt makes the folder anew"
+
+
 @pytest.mark.parametrize("content", ["", "{}", "half a cla"])
 def test_damaged_claims_become_stale(tmp_path, content):
   (tmp_path / "a.claim").write_text(content)
