@@ -86,6 +86,11 @@ class Loader:
     return self._batch_size
 
   @property
+  def eval_split(self) -> str:
+    """Split of `eval_batches`, where none is named."""
+    return self._eval_split
+
+  @property
   def num_train_examples(self) -> int:
     """Records of the train split, over all corpora."""
     return self._recipe.task.source.num_input_examples(self._train_split)

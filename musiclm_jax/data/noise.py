@@ -5,10 +5,10 @@ For a codec that learns to denoise (`models/denoising.py`): recordings of noise
 are a corpus like any other, and are mixed in on the device.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from musiclm_jax.core import errors
 from musiclm_jax.data import loader
 
 FEATURE = "noise"
@@ -56,11 +56,22 @@ class WithNoise:
     num_hosts: int = 1,
     max_batches: int | None = None,
   ) -> Iterator[loader.Batch]:
-    """As `Loader.eval_batches`; noise begins anew where there is less of it."""
+    """As `Loader.eval_batches`; noise begins anew where there is less of it.
+
+    Raises:
+      UserError: if there is no noise in the split.
+    """
 
     def noise() -> Iterator[loader.Batch]:
-      for _ in itertools.count():
-        yield from self._noise.eval_batches(split, host_index, num_hosts)
+      while True:
+        batch = None
+        for batch in self._noise.eval_batches(split, host_index, num_hosts):
+          yield batch
+        if batch is None:
+          name = self._noise.eval_split if split is None else split
+          raise errors.UserError(
+            f"split {name!r} of the noise is empty: expected recordings"
+          )
 
     yield from _joined(
       self._data.eval_batches(split, host_index, num_hosts, max_batches),

@@ -6,11 +6,14 @@ import itertools
 import numpy as np
 import pytest
 
+from musiclm_jax.core import errors
 from musiclm_jax.data import noise
 
 
 class Source:
   """What `WithNoise` uses of a loader; values name step and row."""
+
+  eval_split = "validation"
 
   def __init__(self, offset, num_eval=2, batch_size=4, samples=3):
     self.global_batch_size = batch_size
@@ -47,6 +50,13 @@ def test_evaluation_is_as_long_as_the_music():
   assert [b["waveform"][0, 0] for b in batches] == [0, 100, 200, 300, 400]
   assert [b["noise"][0, 0] for b in batches] == [5000, 5100, 5000, 5100, 5000]
   assert len(list(both.eval_batches(max_batches=2))) == 2
+
+
+@pytest.mark.parametrize("split, name", [(None, "validation"), ("te", "te")])
+def test_a_split_without_noise_is_named(split, name):
+  both = noise.WithNoise(Source(0), Source(0, num_eval=0))
+  with pytest.raises(errors.UserError, match=f"split '{name}' of the noise"):
+    next(both.eval_batches(split))
 
 
 def test_what_does_not_fit_is_named():
