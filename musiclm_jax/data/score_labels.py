@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores behind the clips of a built demo corpus, computed when asked for.
 
-A corpus folder flows in; per clip its notes and facts flow out
-(`data/score_corpus/labels.py`), checked against the captions in the corpus.
+A corpus folder flows in; per clip its notes, facts and captions flow out
+(`data/score_corpus/labels.py`). They are computed from the corpus's size and
+seed alone; who uses them compares the captions (`cli/probing.py`).
 """
 
 import importlib
@@ -69,6 +70,6 @@ def read(corpus_dir: str | os.PathLike, num_processes: int = 0) -> dict:
     ):
       parsed[index] = result
       bar.update()
-  pieces = [parsed[i] for i in sorted(parsed) if not isinstance(parsed[i], str)]
+  pieces = plans.usable_pieces([parsed[i] for i in sorted(parsed)])
   scores = labels_module().clip_scores(pieces, size, seed)
   return {score.clip_id: score for score in scores}
