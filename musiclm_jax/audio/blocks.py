@@ -10,10 +10,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from musiclm_jax.audio import files
 from musiclm_jax.core import errors
 
 BLOCK_SECS = 2.0
-_PCM_MAX = 32767.0
 # A WAV header counts bytes in 32 bits.
 _WAV_MAX_BYTES = 2**32 - 4096
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
@@ -201,8 +201,13 @@ class BlockWriter:
       raise errors.UserError(f"cannot write {path}: {error}") from error
 
   def write(self, block: np.ndarray) -> None:
-    """Appends float32 `[samples]` or `[samples, channels]`, clipped."""
-    pcm = np.round(np.clip(block, -1.0, 1.0) * _PCM_MAX).astype(np.int16)
+    """Appends float32 `[samples]` or `[samples, channels]`, clipped.
+
+    Raises:
+      ValueError: if a value is NaN or infinite.
+      UserError: if it cannot be written.
+    """
+    pcm = files.to_pcm16(block)
     try:
       self._file.write(pcm)
     except (OSError, soundfile.SoundFileError) as error:

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import soundfile
@@ -12,7 +13,36 @@ import soxr
 
 from musiclm_jax.core import errors
 
+ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 _PCM_MAX = 32767.0
+_EIGHT_BITS = ("PCM_S8", "PCM_U8", "ULAW", "ALAW")
+
+
+def has_ending(name: str, endings: Sequence[str] = ENDINGS) -> bool:
+  """Whether a name ends so, in small or capital letters."""
+  return os.path.splitext(name)[1].lower() in endings
+
+
+def list_names(
+  folder: str | os.PathLike, endings: Sequence[str] = ENDINGS
+) -> list[str]:
+  """Names below a local folder by ending, relative, sorted.
+
+  Folders and broken links that are named like files are listed as well.
+
+  Args:
+    folder: root of the tree.
+    endings: in small letters, with the dot.
+
+  Returns:
+    Names with forward slashes.
+  """
+  root = pathlib.Path(folder)
+  return sorted(
+    path.relative_to(root).as_posix()
+    for path in root.rglob("*")
+    if has_ending(path.name, endings)
+  )
 
 
 def read_audio(
@@ -106,19 +136,20 @@ def _read(source, name, sample_rate_hz, mono):
   return np.ascontiguousarray(waveform, np.float32), int(rate)
 
 
-def bits_per_sample(content: bytes) -> int:
-  """Bits of a sample of encoded audio; 0 where the format has no such thing.
+def has_eight_bits(audio: bytes | str | os.PathLike) -> bool:
+  """Whether samples are stored in 8 bits, linear or by mu-law or A-law.
+
+  Args:
+    audio: bytes or path of an audio file.
 
   Raises:
     UserError: if it is not audio.
   """
+  source = io.BytesIO(audio) if isinstance(audio, bytes) else audio
   try:
-    subtype = soundfile.info(io.BytesIO(content)).subtype
+    return soundfile.info(source).subtype in _EIGHT_BITS
   except Exception as error:  # as in `_read`
     raise errors.UserError(f"cannot be read as audio ({error})") from error
-  bits = {"PCM_S8": 8, "PCM_U8": 8, "ULAW": 8, "ALAW": 8, "PCM_16": 16}
-  bits.update({"PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64})
-  return bits.get(subtype, 0)
 
 
 def resample(waveform: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
@@ -138,17 +169,27 @@ def resample(waveform: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
   return np.ascontiguousarray(out, np.float32)
 
 
+def to_pcm16(waveform: np.ndarray) -> np.ndarray:
+  """Clipped 16-bit samples of a waveform or of a part of one.
+
+  Raises:
+    ValueError: if a value is NaN or infinite.
+  """
+  waveform = np.asarray(waveform, np.float32)
+  if not np.isfinite(waveform).all():
+    raise ValueError("waveform holds NaN or infinite samples: expected finite")
+  return np.round(np.clip(waveform, -1.0, 1.0) * _PCM_MAX).astype(np.int16)
+
+
 def _pcm16(waveform: np.ndarray) -> np.ndarray:
-  """Clipped 16-bit samples; refuses what has no sound."""
+  """As `to_pcm16`; refuses what is no whole waveform."""
   waveform = np.asarray(waveform, np.float32)
   if waveform.ndim not in (1, 2) or waveform.size == 0:
     raise ValueError(
       f"waveform has shape {waveform.shape}: expected [samples] or "
       "[samples, channels], not empty"
     )
-  if not np.isfinite(waveform).all():
-    raise ValueError("waveform holds NaN or infinite samples: expected finite")
-  return np.round(np.clip(waveform, -1.0, 1.0) * _PCM_MAX).astype(np.int16)
+  return to_pcm16(waveform)
 
 
 def encode_flac(waveform: np.ndarray, sample_rate_hz: int) -> bytes:

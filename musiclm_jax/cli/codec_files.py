@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from musiclm_jax.audio import blocks
+from musiclm_jax.audio import blocks, files
 from musiclm_jax.core import artifacts, errors, progress
 from musiclm_jax.systems import codec_streams, tokenizers
 
 FORMAT_VERSION = 1
-_AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,13 +285,10 @@ def _pairs(
     raise errors.UserError(
       f"{target} is the input folder too: expected another one for the output"
     )
-  wanted = _AUDIO if action == "encode" else (".npz",)
+  wanted = files.ENDINGS if action == "encode" else (".npz",)
   suffix = ".npz" if action == "encode" else ".wav"
-  found = sorted(
-    path
-    for path in source.rglob("*")
-    if path.is_file() and path.suffix.lower() in wanted
-  )
+  found = [source / name for name in files.list_names(source, wanted)]
+  found = [path for path in found if path.is_file()]
   if not found:
     raise errors.UserError(
       f"no file in {source} ends in {', '.join(wanted)}: nothing to {action}"

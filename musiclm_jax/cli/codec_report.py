@@ -14,7 +14,6 @@ EPILOG = """example:
   musiclm codec report --codec=runs/quickstart/artifacts/soundstream \\
     --audio=works=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
     --audio=recordings=my_recordings --output=runs/codec_report"""
-_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,11 +191,8 @@ def _from_files(path, args, rate_hz, channels, skipped):
 
   found = [path]
   if path.is_dir():
-    found = sorted(
-      one
-      for one in path.rglob("*")
-      if one.suffix.lower() in _SUFFIXES and one.is_file()
-    )
+    found = [path / name for name in files.list_names(path)]
+    found = [one for one in found if one.is_file()]
   names, waveforms = [], []
   for index in _spread(len(found), args.max_sounds):
     try:

@@ -137,6 +137,8 @@ class Tokenizer:
     """
     config = cache_config(self._job, self._programs, self._inputs)
     if is_finished(self._directory, config, self._sizes):
+      # Whoever finished it may have been killed before this.
+      token_manifest.sweep(self._directory, self._sizes)
       print(f"{self._directory}: was finished before")
       return
     self._writer = token_cache_writer.TokenCacheWriter(
@@ -157,7 +159,7 @@ class Tokenizer:
     manifest = token_manifest.finish(
       self._writer, self._sizes, self._job.max_bad_fraction
     )
-    token_manifest.sweep(self._directory)
+    token_manifest.sweep(self._directory, self._sizes)
     self._tell(manifest, feed)
 
   def _pending(self) -> list[token_cache_writer.Shard]:

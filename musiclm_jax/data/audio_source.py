@@ -23,8 +23,6 @@ from musiclm_jax.data import clips, doctor
 
 FOLDER_SPLIT = "train"
 _DATASET_INFO = "dataset_info.json"
-_USUAL_RATES_HZ = (16_000, 96_000)
-_USUAL_CHANNELS = 2
 
 
 class Decoded(NamedTuple):
@@ -160,15 +158,11 @@ class FolderSource:
         f"no corpus or folder at {self._root}: build a corpus with `musiclm "
         "prepare`, or name a folder of audio files"
       )
-    self._files = sorted(
-      path.relative_to(self._root).as_posix()
-      for path in self._root.rglob("*")
-      if path.suffix.lower() in doctor.ENDINGS
-    )
+    self._files = files.list_names(self._root)
     if not self._files:
       raise errors.UserError(
         f"{self._root} holds neither a built corpus nor audio: expected "
-        f"{_DATASET_INFO} or files ending in {', '.join(doctor.ENDINGS)}"
+        f"{_DATASET_INFO} or files ending in {', '.join(files.ENDINGS)}"
       )
 
   def __len__(self) -> int:
@@ -189,6 +183,8 @@ class FolderSource:
     began = read = time.monotonic()
     waveform, reason, note = None, "", ""
     try:
+      if path.is_symlink() and not path.exists():
+        raise errors.UserError("is a broken link")
       if path.is_dir():
         raise errors.UserError("is a folder, not an audio file")
       content = path.read_bytes()
@@ -216,22 +212,12 @@ class FolderSource:
   def _decode(self, content: bytes) -> tuple[np.ndarray, str, str]:
     """Waveform, why it is useless or '', and what is unusual or ''."""
     channels, rate_hz = files.decode_audio(content, mono=False, name="the file")
-    secs = len(channels) / rate_hz
     waveform = files.resample(channels.mean(-1), rate_hz, self._rate_hz)
-    rms = float(np.sqrt(np.mean(np.square(channels, dtype=np.float64))))
-    notes = []
-    if channels.shape[1] > _USUAL_CHANNELS:
-      notes.append(f"{channels.shape[1]} channels mixed to one")
-    if not _USUAL_RATES_HZ[0] <= rate_hz <= _USUAL_RATES_HZ[1]:
-      notes.append(f"resampled from {rate_hz} Hz")
-    if files.bits_per_sample(content) == 8:
-      notes.append("has 8 bits per sample, which are heard as noise")
+    notes = doctor.oddities(content, rate_hz, channels.shape[1])
     reason = _unusable(waveform)
-    if secs < self._limits.min_secs:
-      reason = f"{secs:.2f} s: expected at least {self._limits.min_secs:g} s"
-    elif rms < 10 ** (self._limits.silent_db / 20):
-      level = f"{20 * np.log10(rms):.0f} dB" if rms > 0 else "no signal"
-      reason = f"silent, {level}: at least {self._limits.silent_db:g} dB"
+    status, detail = doctor.judge(channels, rate_hz, self._limits)
+    if status in doctor.BAD:
+      reason = f"{status.replace('_', ' ')}, {detail}"
     return waveform, reason, "; ".join(notes)
 
 

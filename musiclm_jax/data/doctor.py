@@ -15,13 +15,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from musiclm_jax.audio import fingerprint
+from musiclm_jax.audio import files, fingerprint
 from musiclm_jax.core import errors
 from musiclm_jax.data import folders
 
-ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 OK, UNREADABLE, SILENT = "ok", "unreadable", "silent"
 CLIPPED, TOO_SHORT, DUPLICATE = "clipped", "too_short", "duplicate"
 UNUSUAL, NEAR_DUPLICATE = "unusual", "near_duplicate"
@@ -41,9 +39,8 @@ _EXPLANATION = {
 }
 _MAX_LISTED = 15
 _FULL_SCALE = 0.999
-# Past these, or with samples of 8 bits, a file is named but kept.
-_MAX_CHANNELS, _MAX_RATE_HZ = 2, 96_000
-_EIGHT_BITS = ("PCM_S8", "PCM_U8")
+# Outside of these, or with samples of 8 bits, a file is named but kept.
+_MAX_CHANNELS, _MIN_RATE_HZ, _MAX_RATE_HZ = 2, 16_000, 96_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +109,11 @@ def list_audio(folder: str | os.PathLike) -> list[str]:
   root = folders.to_path(folder)
   if not root.is_dir():
     raise errors.UserError(f"no folder at {root}: expected a tree of audio")
-  found = sorted(
-    name
-    for name in folders.list_names(folder)
-    if os.path.splitext(name)[1].lower() in ENDINGS
-  )
+  found = folders.list_audio(folder)
   if not found:
     raise errors.UserError(
-      f"{root} holds no audio: expected files ending in {', '.join(ENDINGS)}"
+      f"{root} holds no audio: expected files ending in "
+      f"{', '.join(files.ENDINGS)}"
     )
   return found
 
@@ -159,8 +153,10 @@ def _examine(
   pcm = np.clip(np.round(waveform * 32768.0), -32768, 32767).astype("<i2")
   digest = hashlib.sha256(f"{rate}/{pcm.shape[1]}/".encode() + pcm.tobytes())
   secs = len(waveform) / rate
-  status, detail = _judge(waveform, secs, limits)
-  odd = _oddities(pathlib.Path(folder) / file, rate, waveform.shape[1])
+  status, detail = judge(waveform, rate, limits)
+  path = folders.to_path(folder) / file
+  is_local = isinstance(path, pathlib.Path)  # no second reading of a bucket
+  odd = oddities(path if is_local else None, rate, waveform.shape[1])
   if odd and status in (OK, CLIPPED):
     status = UNUSUAL if status == OK else status
     detail = "; ".join(filter(None, [detail, *odd]))
@@ -176,10 +172,20 @@ def _examine(
   return finding, waveform
 
 
-def _judge(
-  waveform: np.ndarray, secs: float, limits: Limits
+def judge(
+  waveform: np.ndarray, sample_rate_hz: int, limits: Limits
 ) -> tuple[str, str]:
-  """Status and detail of samples."""
+  """What samples are good for.
+
+  Args:
+    waveform: float32 `[samples, channels]`, not empty, finite.
+    sample_rate_hz: its rate.
+    limits: to judge by.
+
+  Returns:
+    `OK`, `CLIPPED`, `TOO_SHORT` or `SILENT`, and the detail for a reader.
+  """
+  secs = len(waveform) / sample_rate_hz
   rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
   clipped = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
   if secs < limits.min_secs:
@@ -192,14 +198,22 @@ def _judge(
   return OK, ""
 
 
-def _oddities(path: pathlib.Path, rate: int, num_channels: int) -> list[str]:
-  """What is rarely meant, and is made usable all the same."""
+def oddities(
+  audio: bytes | os.PathLike | None, sample_rate_hz: int, num_channels: int
+) -> list[str]:
+  """What is rarely meant, and is made usable all the same.
+
+  Args:
+    audio: bytes or path of the file; None leaves out what only they tell.
+    sample_rate_hz: as stored.
+    num_channels: as stored.
+  """
   found = []
   if num_channels > _MAX_CHANNELS:
     found.append(f"{num_channels} channels, averaged to one")
-  if rate > _MAX_RATE_HZ:
-    found.append(f"{rate} Hz")
-  if path.is_file() and soundfile.info(path).subtype in _EIGHT_BITS:
+  if not _MIN_RATE_HZ <= sample_rate_hz <= _MAX_RATE_HZ:
+    found.append(f"{sample_rate_hz} Hz")
+  if audio is not None and files.has_eight_bits(audio):
     found.append("samples of 8 bits")
   return found
 

@@ -3,7 +3,6 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,17 @@ def to_path(name: str | os.PathLike) -> Any:
   return epath.Path(name)
 
 
-def list_names(folder: str | os.PathLike) -> Iterator[str]:
-  """All names in a tree, files and folders, relative with forward slashes."""
+def list_audio(folder: str | os.PathLike) -> list[str]:
+  """Names in a tree that end like audio files; see `files.list_names`."""
   root = to_path(folder)
   if isinstance(root, pathlib.Path):
-    for path in root.rglob("*"):
-      yield path.relative_to(root).as_posix()
-    return
-  for parent, _, names in root.walk():
-    for name in names:
-      yield os.path.relpath(os.fspath(parent / name), os.fspath(root))
+    return files.list_names(root)
+  return sorted(
+    os.path.relpath(os.fspath(parent / name), os.fspath(root))
+    for parent, _, names in root.walk()
+    for name in names
+    if files.has_ending(name)
+  )
 
 
 def read_audio(

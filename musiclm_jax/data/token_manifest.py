@@ -6,7 +6,8 @@ Both are the same whoever writes them, and however often.
 """
 
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from musiclm_jax.core import artifacts, errors
@@ -129,15 +130,29 @@ def finish(
   return manifest
 
 
-def sweep(directory: pathlib.Path) -> None:
-  """Removes what killed processes left in a finished cache."""
+def sweep(directory: pathlib.Path, splits: Iterable[str]) -> None:
+  """Removes what killed processes left in a cache.
+
+  Args:
+    directory: of the cache.
+    splits: finished ones; others may be at work right now on the rest.
+  """
+  names = "|".join(map(re.escape, splits))
+  of_shard = re.compile(rf"({names})-\d+\.")
+  of_cache = (
+    MANIFEST_NAME,
+    token_cache.CONFIG_NAME,
+    token_cache.CODEBOOKS_NAME,
+  )
   for leftover in directory.glob("*.writing"):
-    leftover.unlink(missing_ok=True)
+    if of_shard.match(leftover.name) or leftover.name.startswith(of_cache):
+      leftover.unlink(missing_ok=True)
   claims = directory / CLAIMS_NAME
   if claims.is_dir():
     for leftover in claims.iterdir():
-      leftover.unlink(missing_ok=True)
+      if of_shard.match(leftover.name):
+        leftover.unlink(missing_ok=True)
     try:
       claims.rmdir()
     except OSError:
-      return  # a process claims something this very moment
+      return  # of other splits, or claimed this very moment

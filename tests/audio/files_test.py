@@ -99,3 +99,27 @@ def test_refuses_to_write_what_is_no_waveform(tmp_path):
   with pytest.raises(errors.UserError, match="cannot write"):
     files.write_wav(tmp_path / "file" / "x.wav", _tone(), _RATE_HZ)
   assert os.listdir(tmp_path) == ["file"]
+
+
+def test_names_are_listed_by_ending_whatever_they_are(tmp_path):
+  (tmp_path / "a").mkdir()
+  for name in ("a/2.WAV", "a-b.mp3", "a/1.flac", "notes.txt"):
+    (tmp_path / name).touch()
+  (tmp_path / "d.wav").mkdir()
+  (tmp_path / "broken.ogg").symlink_to(tmp_path / "nothing.ogg")
+  assert files.list_names(tmp_path) == [
+    *("a-b.mp3", "a/1.flac", "a/2.WAV"),
+    *("broken.ogg", "d.wav"),
+  ]
+  assert files.list_names(tmp_path, (".txt",)) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+  "subtype, expected",
+  [("PCM_U8", True), ("ULAW", True), ("ALAW", True), ("PCM_16", False)],
+)
+def test_eight_bits_are_told_from_bytes_and_paths(tmp_path, subtype, expected):
+  path = tmp_path / "a.wav"
+  soundfile.write(path, _tone(), _RATE_HZ, subtype=subtype)
+  assert files.has_eight_bits(path) is expected
+  assert files.has_eight_bits(path.read_bytes()) is expected

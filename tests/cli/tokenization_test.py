@@ -20,10 +20,13 @@ BAD = {
   "text.wav": "cannot be read",
   "tenth.wav": "0.10 s",
   "folder.wav": "is a folder",
+  "broken.wav": "is a broken link",
+  "loop.wav": "is a broken link",
 }
 CONVERTED = {
   "seven.wav": "7 channels",
   "eight_bits.wav": "8 bits",
+  "mu_law.wav": "8 bits",
   "fast.wav": "192000 Hz",
 }
 NUM_GOOD = 3
@@ -51,8 +54,11 @@ def plant(folder):
   (folder / "text.wav").write_text("The quick brown fox. " * 50)
   soundfile.write(folder / "tenth.wav", music[: rate // 10], rate)
   (folder / "folder.wav").mkdir()
+  (folder / "broken.wav").symlink_to(folder / "nothing.wav")
+  (folder / "loop.wav").symlink_to(folder / "loop.wav")
   soundfile.write(folder / "seven.wav", np.stack([music] * 7, -1), rate)
   soundfile.write(folder / "eight_bits.wav", music, rate, subtype="PCM_U8")
+  soundfile.write(folder / "mu_law.wav", music, rate, subtype="ULAW")
   soundfile.write(folder / "fast.wav", np.repeat(music, 24), 192000)
   (folder / "notes.txt").write_text("not audio, and does not claim to be")
   return folder
@@ -133,9 +139,20 @@ def test_a_finished_cache_is_left_alone_and_other_settings_refused(
   root, arguments = made
   out = f"--output_dir={root / 'tokens'}"
   before = (root / "tokens" / "cache.json").stat().st_mtime_ns
+  # What a kill left of this split, and another at work on the next split.
+  claims = root / "tokens" / "claims"
+  claims.mkdir()
+  for where in (claims, root / "tokens"):
+    for split in ("train", "test"):
+      (where / f"{split}-00000.array_record.a.writing").touch()
   assert main_lib.main([*arguments, out]) == 0
   assert "was finished before" in capsys.readouterr().out
   assert (root / "tokens" / "cache.json").stat().st_mtime_ns == before
+  for where in (claims, root / "tokens"):
+    left = where / "test-00000.array_record.a.writing"
+    assert list(where.glob("*.writing")) == [left]
+    left.unlink()
+  claims.rmdir()
   assert main_lib.main([*arguments, out, "--semantic_halo_secs=0.8"]) == 1
   assert "semantic_halo_secs=0.4: expected 0.8" in capsys.readouterr().err
 

@@ -86,7 +86,9 @@ def test_doctor_finds_what_ails_each_file(sick_folder):
 def test_odd_files_are_named_and_kept(tmp_path):
   _write(tmp_path / "a.wav", np.stack([_tone(2)] * 7, 1))
   _write(tmp_path / "b.wav", _tone(2), subtype="PCM_U8")
+  _write(tmp_path / "b2.wav", _tone(2), subtype="ULAW")
   _write(tmp_path / "c.flac", _tone(2, 192_000), 192_000)
+  _write(tmp_path / "c2.flac", _tone(2, 8_000), 8_000)
   (tmp_path / "d.wav").mkdir()
   (tmp_path / "e.wav").symlink_to(tmp_path / "none.wav")
   cut = (tmp_path / "c.flac").read_bytes()
@@ -94,11 +96,13 @@ def test_odd_files_are_named_and_kept(tmp_path):
   report = _report(tmp_path, doctor.Limits())
   found = {item["file"]: item for item in report["files"]}
   assert [found[name]["status"] for name in sorted(found)] == (
-    ["unusual"] * 3 + ["unreadable"] * 3
+    ["unusual"] * 5 + ["unreadable"] * 3
   )
   assert found["a.wav"]["detail"] == "7 channels, averaged to one"
   assert found["b.wav"]["detail"] == "samples of 8 bits"
+  assert found["b2.wav"]["detail"] == "samples of 8 bits"
   assert found["c.flac"]["detail"] == "192000 Hz"
+  assert found["c2.flac"]["detail"] == "8000 Hz"
   assert "is not a file" in found["d.wav"]["detail"]
   clips = segments.make_clips(
     segments.FileJob(str(tmp_path), "a.wav", "w", 0, (), (), 1.0, -60.0)
