@@ -28,7 +28,7 @@ from musiclm_jax.systems import (
   stage_lm,
   tokenizers,
 )
-from musiclm_jax.training import distributed
+from musiclm_jax.training import agreement, distributed
 
 # Names of the artefacts behind the streams of a token cache.
 ARTIFACT_OF_STREAM = {
@@ -249,6 +249,8 @@ class SemanticExporter:
             yield block, first, extract(waveform, group[0].sample_rate_hz)
             first += len(group)
           bar.update()
+      # Whoever is first would wait in a collective, which has a time limit.
+      agreement.barrier("features")
 
     return semantic_clusters.fit_on_mesh(
       blocks(),
@@ -259,6 +261,7 @@ class SemanticExporter:
         batch_size=self.batch_size,
         num_iterations=self.num_iterations,
       ),
+      extract.config.feature_dim,
       mesh_lib.make_mesh(mesh_lib.MeshConfig()),
       self.seed,
       self.max_points,

@@ -142,11 +142,17 @@ class _Data:
     return np.asarray(rows)[: len(wanted)]
 
 
-def _all(array: np.ndarray) -> np.ndarray:
-  """`[processes, ...]`, what each process has."""
+def gather(array: np.ndarray) -> np.ndarray:
+  """`[processes, ...]`, what each process has, of equal shapes."""
+  array = np.asarray(array)
   if jax.process_count() == 1:
-    return np.asarray(array)[None]
-  return np.asarray(multihost_utils.process_allgather(array))
+    return array[None]
+  if array.itemsize < 8:
+    return np.asarray(multihost_utils.process_allgather(array))
+  # In words, for jax would cut 64 bits to 32.
+  words = np.ascontiguousarray(array).view(np.uint32)
+  found = np.asarray(multihost_utils.process_allgather(words))
+  return np.ascontiguousarray(found).view(array.dtype)
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -158,14 +164,10 @@ def _same(array: np.ndarray) -> np.ndarray:
 
 def _ranks(ids: np.ndarray) -> tuple[np.ndarray, int]:
   """Place of each id among those of all processes, and their number."""
-  words = np.ascontiguousarray(ids, np.int64).view(np.uint32).reshape(-1, 2)
-  counts = _all(np.int32(len(ids)))
-  padded = np.zeros((counts.max(), 2), np.uint32)
-  padded[: len(ids)] = words
-  found = [
-    np.ascontiguousarray(part[:count]).view(np.int64)[:, 0]
-    for part, count in zip(_all(padded), counts)
-  ]
+  counts = gather(np.int32(len(ids)))
+  padded = np.zeros(counts.max(), np.int64)
+  padded[: len(ids)] = ids
+  found = [part[:count] for part, count in zip(gather(padded), counts)]
   every = np.sort(np.concatenate(found))
   if (every[1:] == every[:-1]).any():
     raise ValueError("ids occur twice: expected one of its own for each vector")
@@ -195,12 +197,12 @@ def _place(
     ]
     for group in range(num_groups)
   ]
-  most = int(_all(np.int32(max(map(len, members)))).max())
+  most = int(gather(np.int32(max(map(len, members)))).max())
   devices = sum(
     device.process_index == jax.process_index() for device in mesh.devices.flat
   )
   num_chunks = devices * max(1, -(-most // (devices * config.chunk_size)))
-  peak = float(_all(np.float32(np.abs(points).max(initial=0.0))).max())
+  peak = float(gather(np.float32(np.abs(points).max(initial=0.0))).max())
   if not np.isfinite(peak):
     raise ValueError("points hold NaN or infinity: expected finite numbers")
   peak = max(peak, 1e-6)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from musiclm_jax.core import errors, rng
 from musiclm_jax.layers import kmeans, mesh_kmeans
@@ -145,15 +144,6 @@ def fit(
   return SemanticClusters(mean, std, centroids, report)
 
 
-def _every(array: np.ndarray) -> np.ndarray:
-  """`[processes, ...]` of 64-bit values, which jax would cut to 32 bits."""
-  if jax.process_count() == 1:
-    return array[None]
-  words = np.ascontiguousarray(array).view(np.uint32)
-  found = np.asarray(multihost_utils.process_allgather(words))
-  return np.ascontiguousarray(found).view(array.dtype)
-
-
 def _draws(ids: np.ndarray, seed: int) -> np.ndarray:
   """A random uint64 for each id (SplitMix64)."""
   with np.errstate(over="ignore"):
@@ -172,7 +162,7 @@ def _highest_kept(draws: np.ndarray, max_points: int) -> int:
   while low < high:
     middle = (low + high) // 2
     here = np.searchsorted(draws, np.uint64(middle), side="right")
-    if int(_every(np.array([here], np.int64)).sum()) >= max_points:
+    if int(mesh_kmeans.gather(np.array([here], np.int64)).sum()) >= max_points:
       high = middle
     else:
       low = middle + 1
@@ -183,6 +173,7 @@ def fit_on_mesh(
   blocks: Iterable[tuple[int, int, np.ndarray]],
   num_blocks: int,
   config: mesh_kmeans.MeshKMeansConfig,
+  dim: int,
   mesh: jax.sharding.Mesh,
   seed: int = 0,
   max_points: int = 500_000,
@@ -196,6 +187,7 @@ def fit_on_mesh(
     num_blocks: in all processes together. Sums are taken by block and then in
       the order of blocks, so they do not depend on who had which.
     config: of k-means.
+    dim: of the features; a process may have no block.
     mesh: all its devices fit the clusters.
     seed: of the sample and of the seeding.
     max_points: frames kept for k-means in all processes together.
@@ -204,14 +196,12 @@ def fit_on_mesh(
     UserError: if there are fewer frames than clusters.
   """
   counts = np.zeros(num_blocks, np.int64)
-  sums = None
-  kept: list[tuple[np.ndarray, np.ndarray]] = []
+  sums = np.zeros((2, num_blocks, dim))
+  kept = [(np.empty(0, np.int64), np.empty((0, dim), np.float32))]
   num_kept = 0
   for block, first_clip, features in blocks:
     features = np.asarray(features, np.float32)
-    clips, frames, dim = features.shape
-    if sums is None:
-      sums = np.zeros((2, num_blocks, dim))
+    clips, frames, _ = features.shape
     for row in features:
       sums[0, block] += row.sum(0, dtype=np.float64)
       sums[1, block] += (row.astype(np.float64) ** 2).sum(0)
@@ -223,16 +213,11 @@ def fit_on_mesh(
     if num_kept > 2 * max_points:
       kept = [_lowest(kept, seed, max_points)]
       num_kept = len(kept[0][0])
-  if not kept:
-    raise errors.UserError(
-      f"process {jax.process_index()} has no clip: expected at least "
-      f"{jax.process_count()} blocks of clips"
-    )
   ids, points = _lowest(kept, seed, max_points)
-  count = int(_every(counts).sum())
+  count = int(mesh_kmeans.gather(counts).sum())
   _check_count(count, config.num_clusters)
   # Each block is zero but in one process: the sums stay exact.
-  total, square = _every(sums).sum(0).sum(1)
+  total, square = mesh_kmeans.gather(sums).sum(0).sum(1)
   mean, std = _moments(count, total, square)
   if count > max_points:
     draws = _draws(ids, seed)

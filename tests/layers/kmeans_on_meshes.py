@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from musiclm_jax.layers import mesh_kmeans
+from musiclm_jax.systems import semantic_clusters
 
 CONFIGS = {
   "parallel": mesh_kmeans.MeshKMeansConfig(
@@ -57,6 +58,25 @@ def main(num_processes: int, index: int, port: int) -> None:
         "counts": found.counts.tolist(),
         "inertia": found.inertia,
       }
+  # The same from features of a corpus: six blocks of clips, dealt out.
+  mesh = jax.make_mesh((len(devices), 1), ("data", "fsdp"), devices=devices)
+  clips = data.reshape(30, 50, 8)
+  found = semantic_clusters.fit_on_mesh(
+    (
+      (block, 5 * block, clips[5 * block : 5 * block + 5])
+      for block in range(index, 6, num_processes)
+    ),
+    6,
+    CONFIGS["parallel"],
+    8,
+    mesh,
+    seed=3,
+    max_points=900,
+  )
+  arrays = (found.mean, found.std, found.centroids)
+  results["corpus"] = hashlib.sha256(
+    b"".join(array.tobytes() for array in arrays)
+  ).hexdigest()
   print(json.dumps(results))
 
 

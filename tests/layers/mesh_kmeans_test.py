@@ -49,7 +49,8 @@ def test_any_mesh_and_any_number_of_processes_give_the_same_centroids():
   assert [child.returncode for child in children] == [0, 0, 0]
   results = [json.loads(output.splitlines()[-1]) for output in outputs]
   one = results[0]
-  assert results[1] == results[2] and len(one) == 4
+  assert results[1] == results[2] and len(one) == 5
+  assert results[1]["corpus"] == one["corpus"]
   for name, size in (("parallel", 8), ("mini-batch", 3)):
     expected = one[f"{name} 1"]
     assert sum(expected["counts"]) == 1500 and min(expected["counts"]) > 0

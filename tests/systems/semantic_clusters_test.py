@@ -49,7 +49,9 @@ def test_mesh_fit_does_not_depend_on_how_clips_come():
   config = mesh_kmeans.MeshKMeansConfig(5, num_rounds=1, num_iterations=4)
 
   def fit(blocks):
-    return semantic_clusters.fit_on_mesh(blocks, 6, config, mesh, 1, 150)
+    return semantic_clusters.fit_on_mesh(
+      blocks, 6, config, data.shape[-1], mesh, 1, 150
+    )
 
   whole = [
     (block, 5 * block, data[5 * block : 5 * block + 5]) for block in range(6)
