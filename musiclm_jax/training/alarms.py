@@ -95,7 +95,11 @@ class Alarms:
     before = self._before.setdefault(place, collections.deque(maxlen=_KEPT))
     reference = rule.reference(before)
     if rule.is_relative and math.isfinite(value):
-      before.append(value)
+      if rule.condition == "risen" and before:
+        # The smallest of all, also of those too long ago to be kept.
+        before[0] = min(before[0], value)
+      else:
+        before.append(value)
     if not rule.holds(value, reference):
       self._since.pop(place, None)
       self._raised.discard(place)
@@ -107,16 +111,16 @@ class Alarms:
     return Alarm(rule, metric, value, step, since, reference)
 
 
-def raise_if_stopping(alarms: Iterable[Alarm], why: str) -> None:
+def raise_if_stopping(alarms: Iterable[Alarm], history: "History") -> None:
   """Raises Diverged for the first alarm whose rule stops the training.
 
   Args:
     alarms: new ones.
-    why: what `History.explain` says.
+    history: says what went bad first.
   """
   for alarm in alarms:
     if alarm.rule.action == "stop":
-      raise Diverged(f"{alarm} {why}".strip())
+      raise Diverged(f"{alarm} {history.explain()}")
 
 
 class History:

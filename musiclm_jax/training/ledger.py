@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from musiclm_jax.core import errors
-from musiclm_jax.training import distributed
+from musiclm_jax.training import alarms, distributed
 
 FILE_NAME = "ledger.jsonl"
 _PROGRESS_NAME = "ledger.progress"
@@ -49,6 +49,8 @@ def cause_of(error: BaseException) -> str:
   """Why an attempt ended, in a word or two."""
   if isinstance(error, errors.Preempted):
     return "preempted"
+  if isinstance(error, alarms.Diverged):
+    return "stopped by an alarm"
   if isinstance(error, FloatingPointError):
     return "not finite"
   if distributed.is_infrastructure(error):

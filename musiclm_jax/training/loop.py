@@ -298,7 +298,7 @@ class _Run:
         value=alarm.value,
         message=str(alarm),
       )
-    alarms.raise_if_stopping(found, self.history.explain())
+    alarms.raise_if_stopping(found, self.history)
 
   def _evaluate(self, done: int) -> None:
     if self.eval_batches is None:

@@ -198,4 +198,11 @@ def test_alarms_know_a_collapse_from_health(model):
   assert found == ["contrastive_at_chance"]
   # What they watch is what the loss reports.
   watched = {rule.metric for rule in model.alarm_rules(8)}
-  assert watched <= {*healthy}
+  terms = {name for names in model.loss_terms.values() for name in names}
+  batch = model.input_shapes(2)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  fresh = axes.unbox(jax.eval_shape(model.init, key, batch))
+  _, output = jax.eval_shape(
+    lambda v, b, k: model.loss(v, b, k, 0, True), fresh, batch, key
+  )
+  assert watched | terms <= set(output.metrics)

@@ -52,6 +52,17 @@ def test_a_rule_holds_once_until_it_ends(one, expected):
   assert steps_of(one, [0.4, 0.2, 1.0, 0.1, 0.3]) == expected
 
 
+def test_the_smallest_value_is_never_forgotten():
+  # From 1 slowly up to 2: no value is far above those just before it.
+  slow = list(1.0 + np.arange(1000) / 1000)
+  assert steps_of(rule("risen", 1.5), slow) == [5020]
+
+
+def test_a_stop_by_an_alarm_is_booked_as_such():
+  assert ledger.cause_of(alarms.Diverged("x")) == "stopped by an alarm"
+  assert ledger.cause_of(FloatingPointError("x")) == "not finite"
+
+
 def test_nan_and_first_values_raise_nothing():
   for condition in rules_lib.CONDITIONS:
     assert steps_of(rule(condition, 2.0), [np.nan]) == []
