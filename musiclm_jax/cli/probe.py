@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument("--test_split", default="test")
   parser.add_argument(
-    "--max_examples", type=int, default=3000, help="of each task, for training"
+    "--max_examples", type=int, default=3000, help="most of each task and split"
   )
   parser.add_argument(
     "--num_processes", type=int, default=0, help="0 for all cores"

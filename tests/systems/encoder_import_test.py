@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -168,11 +169,23 @@ def test_missing_files_are_named(folder, tmp_path):
     encoder_import.load(folder, 4)
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
-@pytest.mark.parametrize("style", [GROUP, LAYER], ids=["group", "layer"])
-def test_parity_with_transformers(tmp_path, kind, style):
-  torch = pytest.importorskip("torch")
-  transformers = pytest.importorskip("transformers")
+CASES = {
+  "wav2vec2_group": ("wav2vec2", GROUP),
+  "wav2vec2_layer": ("wav2vec2", LAYER),
+  "hubert_group": ("hubert", GROUP),
+  "hubert_layer": ("hubert", LAYER),
+}
+# Two of them with the answers of transformers 5.23, for where torch is not.
+RECORDED = ("hubert_group", "wav2vec2_layer")
+ANSWERS = pathlib.Path(__file__).parent / "encoder_answers"
+
+
+def _by_transformers(case, directory, num_samples):
+  """A random model in `directory`, a waveform, and its hidden states."""
+  import torch
+  import transformers
+
+  kind, style = CASES[case]
   torch.manual_seed(0)
   classes = {
     "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
@@ -183,22 +196,50 @@ def test_parity_with_transformers(tmp_path, kind, style):
   with torch.no_grad():  # Norms start as identities, biases as zeros.
     for parameter in model.parameters():
       parameter.add_(0.05 * torch.randn_like(parameter))
-  model.save_pretrained(tmp_path)
-  waveform = np.random.default_rng(0).normal(size=(2, 3000)).astype(np.float32)
+  model.save_pretrained(directory)
+  waveform = np.random.default_rng(0).normal(size=(2, num_samples))
+  waveform = waveform.astype(np.float32)
   with torch.no_grad():
     output = model(torch.from_numpy(waveform), output_hidden_states=True)
   # Whether the last of the hidden states has passed the last norm depends on
   # the version of transformers; ours has.
-  expected = [*output.hidden_states[:-1], output.last_hidden_state]
-  for layer in range(4):
-    config, params = encoder_import.load(tmp_path, layer)
+  states = [*output.hidden_states[:-1], output.last_hidden_state]
+  return waveform, np.stack([state.numpy() for state in states])
+
+
+def _check_parity(directory, waveform, states):
+  for layer, expected in enumerate(states):
+    config, params = encoder_import.load(directory, layer)
     network = speech_encoder.SpeechEncoder(config)
     found = network.apply(
       {"params": params},
       waveform,
-      np.full(2, 3000),
+      np.full(2, waveform.shape[1]),
       method=network.hidden_states,
     )
     np.testing.assert_allclose(
-      found, expected[layer].numpy(), atol=2e-5, err_msg=f"layer {layer}"
+      found, expected, atol=2e-5, err_msg=f"layer {layer}"
+    )
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_hidden_states_are_those_that_transformers_gave(case):
+  with np.load(ANSWERS / case / "answers.npz") as file:
+    _check_parity(ANSWERS / case, file["waveform"], file["states"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parity_with_transformers(tmp_path, case):
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  _check_parity(tmp_path, *_by_transformers(case, tmp_path, 3000))
+
+
+if __name__ == "__main__":  # records the answers; needs torch
+  for name in RECORDED:
+    found_waveform, found_states = _by_transformers(name, ANSWERS / name, 800)
+    np.savez_compressed(
+      ANSWERS / name / "answers.npz",
+      waveform=found_waveform,
+      states=found_states,
     )
