@@ -217,7 +217,11 @@ class Loader:
     dataset = recipe.converter(dataset, recipe.feature_lengths)
     rows = self._batch_size // shard.num_shards
     dataset = dataset.batch(rows, drop_remainder=True)
-    return dataset.prefetch(self._num_prefetch)
+    dataset = dataset.prefetch(self._num_prefetch)
+    # Its thread sleeps up to a minute, and the iterator's end waits for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
   def _read(
     self, split: str, shard: sources.BatchShard, seed: int, shuffle: bool

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from musiclm_jax.core import errors, stages
 from musiclm_jax.data import loader, tasks, text_vocabulary
@@ -211,6 +212,22 @@ def test_errors_reach_the_user_in_one_line(tmp_path, recipe, small_corpus):
   with pytest.raises(errors.UserError, match="'broken'") as caught:
     next(data.train_batches())
   assert "\n" not in str(caught.value)
+
+
+def test_no_autotuner_holds_up_the_end_of_a_training(recipe, monkeypatch):
+  # Ends of trainings were seen to wait up to 56 s for its sleeping thread.
+  read = []
+  original = tf.data.Dataset.as_numpy_iterator
+
+  def as_numpy_iterator(dataset):
+    read.append(dataset.options().autotune.enabled)
+    return original(dataset)
+
+  monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", as_numpy_iterator)
+  data = loader.Loader(recipe, 2, seed=0)
+  _take(data.train_batches(0), 1)
+  next(data.eval_batches())
+  assert read == [False, False]
 
 
 def test_process_ends_while_batches_are_read_ahead(small_corpus):
