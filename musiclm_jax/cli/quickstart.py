@@ -52,11 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # Optimizer steps of each part, meant for 15 minutes on 2 cores in all; what
 # was measured, and with which steps, is in docs/quickstart_results.md.
 TRAIN_STEPS = {
-  "soundstream": 760,
-  "w2v_bert": 400,
-  "mulan": 450,
-  "semantic": 300,
-  "coarse": 640,
+  "soundstream": 640,
+  "w2v_bert": 380,
+  "mulan": 370,
+  "semantic": 270,
+  "coarse": 580,
   "fine": 120,
 }
 
