@@ -89,5 +89,5 @@ setuptools.setup(
     "dev": _DEV,
     "all": [*_TRAIN, *_DEMO],
   },
-  entry_points={"console_scripts": ["musiclm=musiclm_jax.cli.main:main"]},
+  entry_points={"console_scripts": ["musiclm=musiclm_jax.cli.main:start"]},
 )

@@ -37,6 +37,7 @@ VERBS = {
   "quickstart": ("quickstart", "everything above at size tiny, in order"),
 }
 DEBUG_VARIABLE = "MUSICLM_DEBUG"
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,6 +145,24 @@ def report(error: Exception) -> int:
   return code
 
 
+def _start_with_huge_pages() -> None:
+  """Starts this process again with huge pages, where glibc has the choice.
+
+  XLA:CPU takes fresh memory for each call of a program, and the kernel clears
+  it page by page. malloc reads the setting at the start of a process only.
+  Whoever sets the variable, to whatever, has decided.
+  """
+  try:
+    is_glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+  except (AttributeError, OSError, ValueError):
+    return
+  if not is_glibc or _TUNABLES in os.environ:
+    return
+  os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+  sys.stdout.flush()
+  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def main(argv: list[str] | None = None) -> int:
   """Entry point: one line on standard error and an exit code for any error."""
   # TensorFlow's C++ start-up notes would bury ours.
@@ -160,5 +179,11 @@ def main(argv: list[str] | None = None) -> int:
     return report(error)
 
 
+def start() -> int:
+  """Entry point of a process of its own, which `main` need not have."""
+  _start_with_huge_pages()
+  return main()
+
+
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(start())

@@ -56,7 +56,7 @@ TRAIN_STEPS = {
   "w2v_bert": 380,
   "mulan": 370,
   "semantic": 270,
-  "coarse": 580,
+  "coarse": 690,
   "fine": 120,
 }
 

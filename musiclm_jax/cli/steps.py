@@ -28,8 +28,6 @@ from musiclm_jax.core import errors, progress
 _PROGRESS = re.compile(r"\((\d+) %\).*?(\d+:\d\d) left")
 _PR_SET_PDEATHSIG = 1
 _PEAK = "peak_memory_bytes"
-# XLA asks for fresh buffers every step; fewer page faults then.
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +117,6 @@ class _Running:
         **os.environ,
         progress.LINE_SECS_VARIABLE: str(line_secs),
         "PYTHONUNBUFFERED": "1",
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _HUGE_PAGES),
       },
       preexec_fn=before_exec,
     )

@@ -39,6 +39,29 @@ def test_help_is_quick_and_lists_all_verbs():
     assert verb in result.stdout
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
+@pytest.mark.parametrize("variable", [None, "", "glibc.malloc.check=0"])
+def test_a_process_asks_for_huge_pages_once(variable):
+  # Prints the variable from the process that ends up in `main`.
+  code = (
+    "import os; from musiclm_jax.cli import main;"
+    "main.main = lambda: print(os.environ['GLIBC_TUNABLES'], os.getpid());"
+    "main.start()"
+  )
+  environment = {**os.environ, "GLIBC_TUNABLES": variable or ""}
+  if variable is None:
+    del environment["GLIBC_TUNABLES"]
+  process = subprocess.Popen(
+    [sys.executable, "-c", code],
+    env=environment,
+    text=True,
+    stdout=subprocess.PIPE,
+  )
+  output, _ = process.communicate()
+  expected = "glibc.malloc.hugetlb=1" if variable is None else variable
+  assert output == f"{expected} {process.pid}\n"
+
+
 @pytest.mark.parametrize("verb", main_lib.VERBS)
 def test_every_verb_has_help_with_an_example(verb, capsys):
   with pytest.raises(SystemExit) as caught:
