@@ -41,6 +41,10 @@ class Trainable(Protocol):
   loss does not fit all parameters (a GAN); `grads` has the tree of
   `variables['params']`. The loop then calls it in place of `jax.grad(loss)`.
 
+  Where the rows of a batch depend on each other, `in_parts(num_microbatches)`
+  gives a trainable with the loss of the whole batch that needs the memory of
+  a part; the step then does not cut the batch itself.
+
   And it may start codebooks from data before the first step:
   `num_warm_start_batches` and `warm_start(variables, batches, key) ->` those
   variables ('params' or other collections, whole) that change. For TensorBoard,

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cross-modal contrastive training of MuLan: pairs in, loss and metrics out.
 
-Negatives are all other pairs of the global batch: under `jit` the arrays are
-global, so one `[batch, batch]` product says it.
+Negatives are all other pairs of the global batch, on any mesh and with any
+number of microbatches (`Contrastive.in_parts`); how that goes without holding
+`[batch, batch]` is in `models/pair_losses.py`.
 """
 
+import copy
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +16,9 @@ import numpy as np
 
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import protocols, rng
+from musiclm_jax.models import pair_losses
 from musiclm_jax.networks import mulan
-
-_LOSSES = ("mulan", "infonce")
-_MASKED = -1e9
+from musiclm_jax.partitioning import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,22 +28,32 @@ class ContrastiveConfig:
   Attributes:
     loss: 'mulan' leaves the positive out of the denominator and sums both
       directions in it (MuLan sec. 3.2); 'infonce' is the mean of the two
-      softmax cross-entropies.
+      softmax cross-entropies; 'sigmoid' judges every pair alone (SigLIP,
+      arXiv 2303.15343) and learns a bias beside the temperature.
     min_temperature: the learned temperature is clipped to this and 1.
     mask_equal_texts: pairs with the same text are no negatives of each
       other. Captions built from facts or tags repeat; pushing a clip away
       from a text that describes it would teach the towers the clip's name.
+    initial_bias: of 'sigmoid', as published; no other loss has a bias.
+    pair_chunk: similarities of a device's rows with so many columns are held
+      at a time.
     crop_secs: audio of one training example.
   """
 
   loss: str = "mulan"
   min_temperature: float = 0.01
   mask_equal_texts: bool = True
+  initial_bias: float = -10.0
+  pair_chunk: int = 1024
   crop_secs: float = 10.0
 
   def __post_init__(self):
-    if self.loss not in _LOSSES:
-      raise ValueError(f"loss={self.loss!r}: expected one of {_LOSSES}")
+    if self.loss not in pair_losses.LOSSES:
+      raise ValueError(
+        f"loss={self.loss!r}: expected one of {pair_losses.LOSSES}"
+      )
+    if self.pair_chunk < 1:
+      raise ValueError(f"pair_chunk={self.pair_chunk}: expected >= 1")
     if not 0 < self.min_temperature <= 1:
       raise ValueError(
         f"min_temperature={self.min_temperature}: expected in (0, 1]"
@@ -50,11 +62,11 @@ class ContrastiveConfig:
       raise ValueError(f"crop_secs={self.crop_secs}: expected > 0")
 
 
-def equal_texts(tokens: jax.Array) -> jax.Array:
-  """bool `[batch, batch]`, True where two rows hold the same text.
+def text_ids(tokens: jax.Array) -> jax.Array:
+  """uint32 `[batch, 2]`, equal where two rows hold the same text.
 
-  Compared by two 32-bit hashes: `[batch, batch, length]` comparisons would
-  be gigabytes at batch 6144.
+  Two hashes: comparing tokens themselves, a chunk of pairs at a time, would
+  hold `[rows, chunk, length]`.
 
   Args:
     tokens: int32 `[batch, length]`.
@@ -64,38 +76,7 @@ def equal_texts(tokens: jax.Array) -> jax.Array:
   products = tokens.astype(jnp.uint32)[:, None] * factors.astype(np.uint32)
   hashes = products.sum(-1, dtype=jnp.uint32)
   # Sums of products collide along low bits; mixing spreads every bit.
-  hashes = (hashes ^ (hashes >> 15)) * jnp.uint32(2246822519)
-  return (hashes[:, None] == hashes[None]).all(-1)
-
-
-def pair_losses(
-  similarity: jax.Array, negatives: jax.Array, loss: str
-) -> tuple[jax.Array, jax.Array]:
-  """Loss of each pair, and what a constant encoder would get.
-
-  Args:
-    similarity: float32 `[batch, batch]`, audio i with text j, already divided
-      by the temperature.
-    negatives: bool `[batch, batch]`, True where (i, j) is a negative pair;
-      symmetric, False on the diagonal.
-    loss: 'mulan' or 'infonce'.
-
-  Returns:
-    float32 `[batch]` each. A pair without any negative has loss 0.
-  """
-  positive = jnp.diagonal(similarity)
-  count = negatives.sum(1).astype(jnp.float32)
-  masked = jnp.where(negatives, similarity, _MASKED)
-  if loss == "mulan":
-    both = jnp.concatenate([masked, masked.T], axis=1)
-    losses = jax.nn.logsumexp(both, axis=1) - positive
-    chance = jnp.log(2.0 * jnp.maximum(count, 1.0))
-    some = count > 0
-    return jnp.where(some, losses, 0.0), jnp.where(some, chance, 0.0)
-  full = jnp.where(jnp.eye(len(positive), dtype=bool), similarity, masked)
-  to_text = jax.nn.logsumexp(full, axis=1) - positive
-  to_audio = jax.nn.logsumexp(full, axis=0) - positive
-  return (to_text + to_audio) / 2, jnp.log(count + 1.0)
+  return (hashes ^ (hashes >> 15)) * jnp.uint32(2246822519)
 
 
 class Contrastive:
@@ -123,6 +104,22 @@ class Contrastive:
     self.network = mulan.MuLan(
       network_config, precision or precision_lib.Precision()
     )
+    self._num_parts = 1
+
+  def in_parts(self, num_microbatches: int) -> "Contrastive":
+    """The same trainable with towers that see part of a batch at a time.
+
+    The loss stays that of the whole batch, and so do its negatives: the
+    towers run over one part after the other, the loss over the embeddings of
+    all, and the backward pass runs the towers again (as in arXiv 2101.06983).
+    Only augmentation and dropout draw otherwise than in one part.
+
+    Args:
+      num_microbatches: parts; a divisor of the batch.
+    """
+    other = copy.copy(self)
+    other._num_parts = num_microbatches
+    return other
 
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """`waveform` `[batch, samples]` and `text_tokens` `[batch, length]`."""
@@ -136,7 +133,48 @@ class Contrastive:
 
   def init(self, key: jax.Array, batch: protocols.Batch) -> protocols.Variables:
     """Fresh boxed variables."""
-    return self.network.init(key, batch["waveform"], batch["text_tokens"])
+    variables = self.network.init(key, batch["waveform"], batch["text_tokens"])
+    if self.config.loss != "sigmoid":
+      return variables
+    start = jax.nn.initializers.constant(self.config.initial_bias)
+    bias = axes.named(start, (None,))(key, (1,), jnp.float32)
+    return {"params": {**variables["params"], "similarity_bias": bias}}
+
+  def _embed(
+    self, params: Any, batch: protocols.Batch, key: jax.Array, train: bool
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Audio and text embeddings `[batch, dim]` and the log temperature."""
+
+    def towers(waveform, tokens, key):
+      return self.network.apply(
+        {"params": params},
+        waveform,
+        tokens,
+        deterministic=not train,
+        rngs={name: rng.named(key, name) for name in ("augment", "dropout")},
+      )
+
+    inputs = batch["waveform"], batch["text_tokens"]
+    if self._num_parts == 1:
+      return towers(*inputs, key)
+
+    # Rows are dealt out in turn, so each device keeps the rows it holds.
+    def deal(x):
+      x = x.reshape(-1, self._num_parts, *x.shape[1:])
+      return jnp.swapaxes(x, 0, 1)
+
+    def one(part):
+      index, waveform, tokens = part
+      return towers(waveform, tokens, jax.random.fold_in(key, index))
+
+    *parts, log_temperature = jax.lax.map(
+      jax.checkpoint(one, prevent_cse=False),
+      (jnp.arange(self._num_parts), *map(deal, inputs)),
+    )
+    audio, text = (
+      jnp.swapaxes(x, 0, 1).reshape(-1, x.shape[-1]) for x in parts
+    )
+    return audio, text, log_temperature[0]
 
   def loss(
     self,
@@ -158,44 +196,46 @@ class Contrastive:
     Returns:
       Loss, and metrics `loss`, `loss_minus_chance` (loss minus that of a
       constant encoder: ln(batch) for 'infonce', ln(2 (batch - 1)) for
-      'mulan', where no texts repeat), `recall_at_1_audio_to_text`,
-      `recall_at_1_text_to_audio` within the batch, and `temperature`.
+      'mulan', where no texts repeat); of retrieval within the batch
+      `recall_at_1_audio_to_text`, `recall_at_10_audio_to_text`,
+      `median_rank_audio_to_text` (1 is best; pairs with the same text are
+      not counted) and the same `_text_to_audio`; `temperature`, and with
+      'sigmoid' `bias`.
     """
     del step
-    tokens = batch["text_tokens"]
-    audio, text, log_temperature = self.network.apply(
-      {"params": variables["params"]},
-      batch["waveform"],
-      tokens,
-      deterministic=not train,
-      rngs={name: rng.named(key, name) for name in ("augment", "dropout")},
-    )
+    config, params = self.config, dict(variables["params"])
+    bias = params.pop("similarity_bias", jnp.zeros(1))[0]
+    audio, text, log_temperature = self._embed(params, batch, key, train)
     temperature = jnp.clip(
-      jnp.exp(log_temperature.astype(jnp.float32)),
-      self.config.min_temperature,
-      1.0,
+      jnp.exp(log_temperature.astype(jnp.float32)), config.min_temperature, 1.0
     )
-    similarity = jnp.einsum(
-      "id,jd->ij", audio, text, precision=jax.lax.Precision.HIGHEST
+    if config.mask_equal_texts:
+      ids = text_ids(batch["text_tokens"])
+    else:
+      ids = jnp.arange(len(audio))[:, None]
+    found = pair_losses.pair_losses(
+      audio, text, ids, 1 / temperature, bias, config.loss, config.pair_chunk
     )
-    size = similarity.shape[0]
-    same = jnp.eye(size, dtype=bool)
-    if self.config.mask_equal_texts:
-      same |= equal_texts(tokens)
-    losses, chance = pair_losses(
-      similarity / temperature, ~same, self.config.loss
-    )
-    rows = jnp.arange(size)
+    chance = pair_losses.chance_losses(found.num_negatives, config.loss)
     values = {
-      "loss": losses,
-      "loss_minus_chance": losses - chance,
-      "recall_at_1_audio_to_text": same[rows, similarity.argmax(1)],
-      "recall_at_1_text_to_audio": same[similarity.argmax(0), rows],
+      "loss": found.loss,
+      "loss_minus_chance": found.loss - chance,
+      "recall_at_1_audio_to_text": found.hit_text,
+      "recall_at_1_text_to_audio": found.hit_audio,
+      "recall_at_10_audio_to_text": found.rank_text < 10,
+      "recall_at_10_text_to_audio": found.rank_audio < 10,
     }
-    count = jnp.float32(size)
+    one, count = jnp.float32(1), jnp.float32(len(audio))
     metrics = {
       name: protocols.Mean(value.sum(dtype=jnp.float32), count)
       for name, value in values.items()
     }
-    metrics["temperature"] = protocols.Mean(temperature, jnp.float32(1))
-    return losses.mean(), protocols.LossOutput({}, metrics)
+    for name, rank in (
+      ("audio_to_text", found.rank_text),
+      ("text_to_audio", found.rank_audio),
+    ):
+      metrics[f"median_rank_{name}"] = protocols.Mean(jnp.median(rank) + 1, one)
+    metrics["temperature"] = protocols.Mean(temperature, one)
+    if config.loss == "sigmoid":
+      metrics["bias"] = protocols.Mean(bias, one)
+    return found.loss.mean(), protocols.LossOutput({}, metrics)

@@ -103,10 +103,10 @@ def platform() -> str:
 
 
 def on_each_device(
-  function: Callable[..., jax.Array],
+  function: Callable[..., Any],
   in_names: Sequence[Names],
   out_names: Names,
-) -> Callable[..., jax.Array]:
+) -> Callable[..., Any]:
   """`function` run by each device on its part of the arguments.
 
   For programs that the compiler cannot split by itself (kernels). Where a
@@ -116,7 +116,8 @@ def on_each_device(
     function: takes arrays positionally; sees their local shapes.
     in_names: logical names of each argument's dimensions; a tuple of names
       splits a dimension over the mesh axes of all of them.
-    out_names: of the result.
+    out_names: of the leading dimensions of the result, or of each array in
+      it if it is a tree.
   """
   active = _ACTIVE.get()
   if active is None or active[0].size == 1:
@@ -134,7 +135,7 @@ def on_each_device(
       parts.append(tuple(axis for axes in part for axis in axes))
     return parts
 
-  def call(*arrays: jax.Array) -> jax.Array:
+  def call(*arrays: jax.Array) -> Any:
     kept: dict[Any, tuple[str, ...]] = {}
     for array, names in zip(arrays, in_names):
       for size, name, part in zip(array.shape, names, resolve(names)):

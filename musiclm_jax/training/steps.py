@@ -105,9 +105,13 @@ def make_train_step(
   Args:
     trainable: what is trained.
     optimizer: an optax transformation.
-    num_microbatches: the batch is processed in so many parts.
+    num_microbatches: the batch is processed in so many parts. A trainable
+      with `in_parts` sees to that itself; others are averaged over the parts.
     ema_decay: of the running mean of the parameters; 0 keeps none.
   """
+
+  if num_microbatches > 1 and hasattr(trainable, "in_parts"):
+    trainable, num_microbatches = trainable.in_parts(num_microbatches), 1
 
   def train_step(state, batch, key):
     key = rng.at_step(key, state.step)
