@@ -157,11 +157,12 @@ def main(kind: str) -> None:
       print(name, "done", file=sys.stderr, flush=True)
   else:
     fsdp = mesh.MeshConfig(data=2, fsdp=2, tensor=2)
-    for loss in ("mulan", "sigmoid"):
+    for loss in ("sigmoid", "mulan"):
       results[loss] = {
         "one": train(mesh.MeshConfig(), 1, loss),
         "8 devices, 4 parts": train(fsdp, 4, loss),
       }
+      print(loss, "done", file=sys.stderr, flush=True)
   print(json.dumps(results))
 
 

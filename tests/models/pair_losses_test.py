@@ -16,6 +16,8 @@ import pytest
 from musiclm_jax.models import pair_losses
 
 _HERE = pathlib.Path(__file__).parent
+# Compiled as a whole: each operation by itself takes far longer.
+_pair_losses = jax.jit(pair_losses.pair_losses, static_argnums=(5, 6))
 
 
 def _run(kind):
@@ -72,9 +74,7 @@ def test_chunks_equal_numpy(loss, ids):
   similarity = 1.5 * audio @ text.T - 0.5
   expected = _numpy_losses(similarity, ids, loss)
   for chunk in (2, 100):
-    found = pair_losses.pair_losses(
-      audio, text, columns, 1.5, -0.5, loss, chunk
-    )
+    found = _pair_losses(audio, text, columns, 1.5, -0.5, loss, chunk)
     np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
     equal = np.equal.outer(ids, ids)
     np.testing.assert_array_equal(found.num_negatives, (~equal).sum(1))
@@ -101,9 +101,7 @@ def test_chunks_equal_numpy(loss, ids):
 )
 def test_constant_encoder_is_at_chance(loss, bias, chance):
   same = np.tile(np.eye(1, 4, dtype=np.float32), (8, 1))
-  found = pair_losses.pair_losses(
-    same, same, np.arange(8)[:, None], 3.0, bias, loss, 3
-  )
+  found = _pair_losses(same, same, np.arange(8)[:, None], 3.0, bias, loss, 3)
   np.testing.assert_allclose(found.loss, chance, rtol=1e-5)
   expected = pair_losses.chance_losses(found.num_negatives, loss)
   np.testing.assert_allclose(expected, chance, rtol=1e-5)
@@ -116,7 +114,7 @@ def test_a_batch_of_one_text_teaches_nothing():
   for loss in ("mulan", "infonce"):
     (value, found), gradients = jax.value_and_grad(
       lambda *x, loss=loss: (
-        (out := pair_losses.pair_losses(*x, ids, 100.0, 0.0, loss)).loss.sum(),
+        (out := _pair_losses(*x, ids, 100.0, 0.0, loss)).loss.sum(),
         out,
       ),
       (0, 1),
@@ -133,9 +131,7 @@ def test_equal_texts_far_more_similar_than_negatives_do_not_overflow():
   text, ids = audio.copy(), np.array([[5], [5], [6]])
   for loss in pair_losses.LOSSES:
     gradients = jax.grad(
-      lambda *x, loss=loss: pair_losses.pair_losses(
-        *x, ids, 1000.0, 0.0, loss
-      ).loss.sum(),
+      lambda *x, loss=loss: _pair_losses(*x, ids, 1000.0, 0.0, loss).loss.sum(),
       (0, 1),
     )(audio, text)
     assert all(jnp.isfinite(g).all() for g in gradients), loss
