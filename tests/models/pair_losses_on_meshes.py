@@ -114,7 +114,12 @@ def train(config: mesh.MeshConfig, num_microbatches: int, loss: str) -> dict:
         vocab_size=20,
         max_length=6,
         transformer=transformer.TransformerConfig(
-          num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, causal=False
+          num_layers=1,
+          embed_dim=16,
+          num_heads=2,
+          mlp_dim=32,
+          causal=False,
+          dropout_rate=0.0,
         ),
       ),
       output_dim=16,
