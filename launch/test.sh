@@ -9,11 +9,13 @@ install_into_venv all,dev
 # The TPU compiler lies beside the other packages, for these tests only: where
 # jax finds it, every start looks for a TPU.
 LIBTPU="$(dirname "$PYTHON")/../libtpu"
-if [ ! -e "$LIBTPU/installed" ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
-  echo "launch: installing libtpu (480 MB) for the tests of musiclm check"
+wanted="$(grep '^libtpu==' constraints.txt)"
+if [ "$(cat "$LIBTPU/installed" 2>/dev/null)" != "$wanted" ] &&
+  [ "$(uname -sm)" = "Linux x86_64" ]; then
+  echo "launch: installing $wanted (480 MB) for the tests of musiclm check"
   "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps \
-    --upgrade --constraint constraints.txt --target "$LIBTPU" libtpu
-  touch "$LIBTPU/installed"
+    --upgrade --target "$LIBTPU" "$wanted"
+  echo "$wanted" >"$LIBTPU/installed"
 fi
 export PYTHONPATH="$LIBTPU${PYTHONPATH:+:$PYTHONPATH}"
 export JAX_PLATFORMS=cpu
