@@ -121,12 +121,12 @@ def text_model(texts) -> bytes:
   return model.getvalue()
 
 
-def _mulan(directory):
+def mulan_config():
+  """Towers for 60 ids and windows of 2 s."""
   from musiclm_jax.layers import transformer
   from musiclm_jax.networks import mulan, mulan_audio, mulan_text
-  from musiclm_jax.systems import tokenizers
 
-  config = mulan.MuLanConfig(
+  return mulan.MuLanConfig(
     resnet=mulan_audio.ResNetConfig(
       stage_blocks=(1,), width=8, expansion=1, stem="patch", num_groups=4
     ),
@@ -140,6 +140,13 @@ def _mulan(directory):
     output_dim=16,
     window_secs=2.0,
   )
+
+
+def _mulan(directory):
+  from musiclm_jax.networks import mulan
+  from musiclm_jax.systems import tokenizers
+
+  config = mulan_config()
   shapes = jax.eval_shape(
     mulan.MuLan(config).init,
     jax.random.key(0),

@@ -11,11 +11,9 @@ import pytest
 import tokenizer_artifacts
 
 from musiclm_jax.core import artifacts, errors, rvq
-from musiclm_jax.layers import conformer, transformer
+from musiclm_jax.layers import conformer
 from musiclm_jax.networks import (
   mulan,
-  mulan_audio,
-  mulan_text,
   soundstream,
   w2v_bert,
 )
@@ -43,20 +41,7 @@ SEMANTIC = w2v_bert.W2vBertConfig(
   code_dim=4,
   tap_layer=1,
 )
-MULAN = mulan.MuLanConfig(
-  resnet=mulan_audio.ResNetConfig(
-    stage_blocks=(1,), width=8, expansion=1, stem="patch", num_groups=4
-  ),
-  text=mulan_text.TextTowerConfig(
-    vocab_size=60,
-    max_length=8,
-    transformer=transformer.TransformerConfig(
-      num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32, causal=False
-    ),
-  ),
-  output_dim=16,
-  window_secs=2.0,
-)
+MULAN = tokenizer_artifacts.mulan_config()
 TEXTS = ["a slow piano piece", "fast drums and flute", "loud brass march"]
 
 
