@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root-mean-square norm over the last axis, computed in float32."""
+"""Norms over the last axis, statistics in float32."""
 
 import flax.linen as nn
 import jax
@@ -33,3 +33,24 @@ class RMSNorm(nn.Module):
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt(mean_square + self.epsilon)
     return (x * scale).astype(self.precision.compute_dtype)
+
+
+def layer_norm(
+  precision: precision_lib.Precision, eps: float, axis: str, name: str
+) -> nn.LayerNorm:
+  """LayerNorm with scale and bias, for networks with imported weights.
+
+  Args:
+    precision: dtypes; the statistics are float32 in any case.
+    eps: added to the variance.
+    axis: logical name of the last axis.
+    name: of the module.
+  """
+  return nn.LayerNorm(
+    epsilon=eps,
+    dtype=precision.compute_dtype,
+    param_dtype=precision.param_dtype,
+    scale_init=axes.named(nn.initializers.ones, (axis,)),
+    bias_init=axes.named(nn.initializers.zeros, (axis,)),
+    name=name,
+  )

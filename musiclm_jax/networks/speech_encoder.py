@@ -9,14 +9,13 @@ over samples, a convolution that stands for positions, Transformer blocks
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.layers import dense
+from musiclm_jax.layers import dense, encoder_block, norm
 from musiclm_jax.partitioning import axes
 
 CONV_NORMS = ("group", "layer")
@@ -134,19 +133,6 @@ class SpeechEncoderConfig:
     return num_samples
 
 
-def _norm(
-  precision: precision_lib.Precision, eps: float, axis: str, name: str
-) -> nn.LayerNorm:
-  return nn.LayerNorm(
-    epsilon=eps,
-    dtype=precision.compute_dtype,
-    param_dtype=precision.param_dtype,
-    scale_init=axes.named(nn.initializers.ones, (axis,)),
-    bias_init=axes.named(nn.initializers.zeros, (axis,)),
-    name=name,
-  )
-
-
 class _SampleConvolutions(nn.Module):
   """Samples `[batch, samples]` to frames `[batch, frames, channels]`."""
 
@@ -193,70 +179,11 @@ class _SampleConvolutions(nn.Module):
       )(x)
       if config.conv_norm == "layer":
         # torch's LayerNorm there has its own default epsilon.
-        x = _norm(precision, 1e-5, "conv_out", f"norm_{index}")(x)
+        x = norm.layer_norm(precision, 1e-5, "conv_out", f"norm_{index}")(x)
       elif index == 0:
         x = self._over_time(x, config.num_frames(num_samples, 1))
       x = nn.gelu(x, approximate=False)
     return x
-
-
-class _Block(nn.Module):
-  """One Transformer block, norms before or behind its modules."""
-
-  config: SpeechEncoderConfig
-  precision: precision_lib.Precision
-
-  def _dense(
-    self, features: Sequence[int], names: Sequence[str], name: str, **options
-  ) -> dense.Dense:
-    return dense.Dense(
-      tuple(features),
-      tuple(names),
-      self.precision,
-      use_bias=True,
-      name=name,
-      **options,
-    )
-
-  def _attention(self, x: jax.Array, valid: jax.Array) -> jax.Array:
-    config = self.config
-    width = config.embed_dim // config.num_heads
-    query, key, value = (
-      self._dense(
-        (config.num_heads, width), ("embed", "heads", "kv"), f"attention_{name}"
-      )(x)
-      for name in ("query", "key", "value")
-    )
-    scores = jnp.einsum("bqhk,bthk->bhqt", query, key).astype(jnp.float32)
-    scores = jnp.where(valid[:, None, None], scores * width**-0.5, -1e9)
-    weights = jax.nn.softmax(scores).astype(self.precision.compute_dtype)
-    out = jnp.einsum("bhqt,bthk->bqhk", weights, value)
-    merge = self._dense(
-      (config.embed_dim,),
-      ("heads", "kv", "embed"),
-      "attention_out",
-      num_in_axes=2,
-    )
-    return merge(out)
-
-  def _mlp(self, x: jax.Array) -> jax.Array:
-    config = self.config
-    up = self._dense((config.mlp_dim,), ("embed", "mlp"), "mlp_up")
-    down = self._dense((config.embed_dim,), ("mlp", "embed"), "mlp_down")
-    return down(nn.gelu(up(x), approximate=False))
-
-  @nn.compact
-  def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
-    eps = self.config.norm_eps
-    first, second = (
-      _norm(self.precision, eps, "embed", name)
-      for name in ("attention_norm", "mlp_norm")
-    )
-    if self.config.pre_norm:
-      x = x + self._attention(first(x), valid)
-      return x + self._mlp(second(x))
-    x = first(x + self._attention(x, valid))
-    return second(x + self._mlp(x))
 
 
 class SpeechEncoder(nn.Module):
@@ -290,7 +217,9 @@ class SpeechEncoder(nn.Module):
       waveform, num_samples
     )
     if config.projection_norm:
-      x = _norm(precision, config.norm_eps, "conv_out", "projection_norm")(x)
+      x = norm.layer_norm(
+        precision, config.norm_eps, "conv_out", "projection_norm"
+      )(x)
     x = dense.Dense(
       (config.embed_dim,),
       ("conv_out", "embed"),
@@ -317,11 +246,18 @@ class SpeechEncoder(nn.Module):
     )(x)
     x = x + nn.gelu(placed, approximate=False)
     if not config.pre_norm:
-      x = _norm(precision, config.norm_eps, "embed", "norm")(x)
+      x = norm.layer_norm(precision, config.norm_eps, "embed", "norm")(x)
     for index in range(config.tap_layer):
-      x = _Block(config, precision, name=f"block_{index}")(x, valid)
+      x = encoder_block.EncoderBlock(
+        config.num_heads,
+        config.mlp_dim,
+        precision,
+        config.norm_eps,
+        config.pre_norm,
+        name=f"block_{index}",
+      )(x, valid)
     if config.pre_norm and config.tap_layer == config.num_layers:
-      x = _norm(precision, config.norm_eps, "embed", "norm")(x)
+      x = norm.layer_norm(precision, config.norm_eps, "embed", "norm")(x)
     return x.astype(jnp.float32)
 
   def features(
