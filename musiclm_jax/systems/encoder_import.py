@@ -5,7 +5,6 @@ Reads `config.json`, `preprocessor_config.json` and `model.safetensors` of
 wav2vec 2.0, HuBERT and MERT models. torch and transformers are not needed.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -13,15 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors_numpy
 
-from musiclm_jax.core import artifacts, errors
+from musiclm_jax.core import errors
 from musiclm_jax.networks import speech_encoder
+from musiclm_jax.systems import model_folder
 
 MODEL_TYPES = ("wav2vec2", "hubert", "mert_model")
-_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PROCESSOR = "preprocessor_config.json"
 # What a model with a task on top of it puts before all names.
 _PREFIX = re.compile(r"^(wav2vec2|hubert|mert_model|mert)\.")
 # Parts of the original that are read; the rest only serves its training.
@@ -36,13 +33,17 @@ _EXPECTED = {
   "feature_extractor_cqt": (False,),
 }
 _RATES = {"mert_model": 24000}
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f"cannot read {path}: {error}") from error
+# Our names of the modules of a block.
+_BLOCK = {
+  "attention.q_proj": "attention_query",
+  "attention.k_proj": "attention_key",
+  "attention.v_proj": "attention_value",
+  "attention.out_proj": "attention_out",
+  "layer_norm": "attention_norm",
+  "final_layer_norm": "mlp_norm",
+  "feed_forward.intermediate_dense": "mlp_up",
+  "feed_forward.output_dense": "mlp_down",
+}
 
 
 def read_config(
@@ -59,30 +60,14 @@ def read_config(
     UserError: if the folder holds another kind of model, a setting that is not
       supported, or no such layer.
   """
-  path = pathlib.Path(directory) / _CONFIG
-  if not path.is_file():
-    raise errors.UserError(
-      f"no {_CONFIG} in {directory}: expected the folder of a Hugging Face "
-      "model"
-    )
-  found = _read_json(path)
-  kind = found.get("model_type")
-  if kind not in MODEL_TYPES:
-    raise errors.UserError(
-      f"{path}: model_type={kind!r}: expected one of {MODEL_TYPES}"
-    )
-  for name, choices in _EXPECTED.items():
-    if found.get(name, choices[0]) not in choices:
-      raise errors.UserError(
-        f"{path}: {name}={found[name]!r}: expected {choices[0]!r}, nothing "
-        "else is supported"
-      )
+  found = model_folder.read_settings(directory, MODEL_TYPES, _EXPECTED)
   processor = {}
   if (pathlib.Path(directory) / _PROCESSOR).is_file():
-    processor = _read_json(pathlib.Path(directory) / _PROCESSOR)
-  rate = found.get("sample_rate", _RATES.get(kind, 16000))
-  try:
-    return speech_encoder.SpeechEncoderConfig(
+    processor = model_folder.read_json(pathlib.Path(directory) / _PROCESSOR)
+  rate = found.get("sample_rate", _RATES.get(found["model_type"], 16000))
+  return model_folder.make_config(
+    directory,
+    lambda: speech_encoder.SpeechEncoderConfig(
       sample_rate_hz=int(processor.get("sampling_rate", rate)),
       conv_channels=tuple(found["conv_dim"]),
       conv_kernels=tuple(found["conv_kernel"]),
@@ -101,35 +86,8 @@ def read_config(
       normalize_waveform=bool(processor.get("do_normalize", True)),
       tap_layer=layer,
       pool_frames=pool_frames,
-    )
-  except KeyError as error:
-    raise errors.UserError(f"{path}: {error} is missing") from error
-  except ValueError as error:
-    raise errors.UserError(f"{path}: {error}") from error
-
-
-def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
-  """All arrays of a model in one or several files, as float32."""
-  names = [_WEIGHTS]
-  if (directory / _INDEX).is_file():
-    names = sorted(set(_read_json(directory / _INDEX)["weight_map"].values()))
-  arrays: dict[str, np.ndarray] = {}
-  for name in names:
-    path = directory / name
-    if not path.is_file():
-      raise errors.UserError(
-        f"no {name} in {directory}: expected weights as safetensors (a "
-        "pytorch_model.bin is a pickle and is not read; transformers' "
-        "`save_pretrained` writes safetensors)"
-      )
-    try:
-      arrays.update(safetensors_numpy.load_file(path))
-    except (SafetensorError, TypeError, KeyError) as error:
-      raise errors.UserError(f"cannot read {path}: {error}") from error
-  return {
-    _PREFIX.sub("", name): array.astype(np.float32)
-    for name, array in arrays.items()
-  }
+    ),
+  )
 
 
 def _fold_weight_norm(weights: dict[str, np.ndarray]) -> None:
@@ -179,14 +137,9 @@ def _names(config: speech_encoder.SpeechEncoderConfig) -> dict[str, str]:
   if not config.pre_norm or config.tap_layer == config.num_layers:
     add("encoder.layer_norm", "norm", "scale")
   for index in range(config.tap_layer):
-    layer, ours = f"encoder.layers.{index}", f"block_{index}"
-    for letter, name in zip("qkv", ("query", "key", "value")):
-      add(f"{layer}.attention.{letter}_proj", f"{ours}/attention_{name}")
-    add(f"{layer}.attention.out_proj", f"{ours}/attention_out")
-    add(f"{layer}.layer_norm", f"{ours}/attention_norm", "scale")
-    add(f"{layer}.final_layer_norm", f"{ours}/mlp_norm", "scale")
-    add(f"{layer}.feed_forward.intermediate_dense", f"{ours}/mlp_up")
-    add(f"{layer}.feed_forward.output_dense", f"{ours}/mlp_down")
+    names |= model_folder.block_names(
+      _BLOCK, f"encoder.layers.{index}.", f"block_{index}"
+    )
   return names
 
 
@@ -194,7 +147,7 @@ def _shape(
   name: str, config: speech_encoder.SpeechEncoderConfig
 ) -> tuple[int, ...]:
   """Shape of a parameter in the original, by our name."""
-  dim, mlp = config.embed_dim, config.mlp_dim
+  dim = config.embed_dim
   module, kind = name.rsplit("/", 1)
   width = config.conv_channels[-1]
   if module.startswith("samples/conv_") and kind == "kernel":
@@ -206,30 +159,11 @@ def _shape(
     return (config.conv_channels[int(last) if last.isdigit() else 0],)
   if module == "projection_norm":
     return (width,)
-  if kind != "kernel":
-    return (mlp,) if module.endswith("mlp_up") else (dim,)
-  if module == "position":
+  if module == "position" and kind == "kernel":
     return dim, dim // config.position_groups, config.position_kernel
-  if module == "projection":
+  if module == "projection" and kind == "kernel":
     return dim, width
-  if module.endswith("mlp_up"):
-    return mlp, dim
-  return (dim, mlp) if module.endswith("mlp_down") else (dim, dim)
-
-
-def _convert(
-  name: str, array: np.ndarray, config: speech_encoder.SpeechEncoderConfig
-) -> np.ndarray:
-  """An array of the original as ours: inputs before outputs, heads apart."""
-  heads = config.num_heads, config.embed_dim // config.num_heads
-  module, kind = name.rsplit("/", 1)
-  if kind == "kernel":
-    array = array.transpose()
-  if module.endswith(("attention_query", "attention_key", "attention_value")):
-    array = array.reshape(*array.shape[:-1], *heads)
-  if module.endswith("attention_out") and kind == "kernel":
-    array = array.reshape(*heads, -1)
-  return np.ascontiguousarray(array)
+  return model_folder.block_shape(module, kind, dim, config.mlp_dim)
 
 
 def convert(
@@ -254,39 +188,24 @@ def convert(
   weights = dict(weights)
   _fold_weight_norm(weights)
   names = _names(config)
-  missing = [name for name in names if name not in weights]
-  if missing:
-    raise errors.UserError(
-      f"{where} lacks {len(missing)} of {len(names)} parameters, such as "
-      f"{missing[0]!r}{errors.nearest(missing[0], list(weights))}: its "
-      f"{_CONFIG} does not fit its weights"
-    )
   above = tuple(
     f"encoder.layers.{index}."
     for index in range(config.tap_layer, config.num_layers)
   )
-  unknown = [
-    name
-    for name in weights
-    if name.startswith(_PARTS)
-    and name not in names
-    and not name.startswith((*above, "encoder.layer_norm."))
-  ]
-  if unknown:
-    raise errors.UserError(
-      f"{where} has {len(unknown)} parameters that its {_CONFIG} does not "
-      f"explain, such as {unknown[0]!r}"
+
+  def is_unknown(name):
+    return name.startswith(_PARTS) and not name.startswith(
+      (*above, "encoder.layer_norm.")
     )
-  params = {}
-  for theirs, ours in names.items():
-    array, expected = weights[theirs], _shape(ours, config)
-    if array.shape != expected:
-      raise errors.UserError(
-        f"{where}: {theirs!r} has shape {array.shape}: expected {expected} by "
-        f"its {_CONFIG}"
-      )
-    params[ours] = _convert(ours, array, config)
-  return artifacts.unflatten(params)
+
+  return model_folder.convert(
+    weights,
+    names,
+    lambda name: _shape(name, config),
+    config.num_heads,
+    is_unknown,
+    where,
+  )
 
 
 def load(
@@ -304,5 +223,8 @@ def load(
       fit its settings; names the first that does not.
   """
   config = read_config(directory, layer, pool_frames)
-  weights = _read_weights(pathlib.Path(directory))
+  weights = {
+    _PREFIX.sub("", name): array
+    for name, array in model_folder.read_weights(directory).items()
+  }
   return config, convert(weights, config, str(directory))
