@@ -28,6 +28,7 @@ _CORE = [
   "sentencepiece>=0.2.0,<0.2.3",
   "soundfile>=0.13",
   "soxr>=0.5",
+  "tokenizers>=0.23,<0.24",
   "tqdm>=4.66",
 ]
 _TRAIN = [
