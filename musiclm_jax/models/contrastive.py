@@ -8,7 +8,8 @@ number of microbatches (`Contrastive.in_parts`); how that goes without holding
 
 import copy
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import protocols, rng
 from musiclm_jax.models import pair_losses
-from musiclm_jax.networks import mulan
+from musiclm_jax.networks import mulan, mulan_text
 from musiclm_jax.partitioning import axes
 
 
@@ -79,12 +80,20 @@ def text_ids(tokens: jax.Array) -> jax.Array:
   return (hashes ^ (hashes >> 15)) * jnp.uint32(2246822519)
 
 
+class TextWeights(Protocol):
+  """Parameters of a text tower, on disk (`systems/bert_import.py`)."""
+
+  def load(self, config: mulan_text.BertTowerConfig) -> dict[str, Any]:
+    """Those of the tower's parameters that are there, by top-level name."""
+
+
 class Contrastive:
   """Trainable of MuLan (`core/protocols.py`).
 
   Attributes:
     config: the loss.
     network: the towers; its 'params' are all variables.
+    text_weights: where the text tower starts from, or None.
   """
 
   def __init__(
@@ -92,6 +101,7 @@ class Contrastive:
     config: ContrastiveConfig,
     network_config: mulan.MuLanConfig,
     precision: precision_lib.Precision | None = None,
+    text_weights: TextWeights | None = None,
   ):
     """Binds a loss to a network.
 
@@ -99,8 +109,18 @@ class Contrastive:
       config: the loss.
       network_config: sizes of the towers.
       precision: dtypes; float32 by default.
+      text_weights: of a text tower of kind 'bert'; None starts it at random.
+
+    Raises:
+      ValueError: if there are weights for a tower that takes none.
     """
+    if text_weights is not None and network_config.text_tower != "bert":
+      raise ValueError(
+        f"text_weights with text_tower={network_config.text_tower!r}: expected "
+        "text_tower='bert'"
+      )
     self.config = config
+    self.text_weights = text_weights
     self.network = mulan.MuLan(
       network_config, precision or precision_lib.Precision()
     )
@@ -125,7 +145,7 @@ class Contrastive:
     """`waveform` `[batch, samples]` and `text_tokens` `[batch, length]`."""
     network = self.network.config
     samples = round(self.config.crop_secs * network.mel.sample_rate_hz)
-    length = network.text.max_length
+    length = network.active_text.max_length
     return {
       "waveform": jax.ShapeDtypeStruct((batch_size, samples), jnp.float32),
       "text_tokens": jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
@@ -175,6 +195,36 @@ class Contrastive:
       jnp.swapaxes(x, 0, 1).reshape(-1, x.shape[-1]) for x in parts
     )
     return audio, text, log_temperature[0]
+
+  @property
+  def num_warm_start_batches(self) -> int:
+    """1 where the text tower has weights to start from; none is read."""
+    return int(self.text_weights is not None)
+
+  def warm_start(
+    self,
+    variables: protocols.Variables,
+    batches: Iterable[protocols.Batch],
+    key: jax.Array,
+  ) -> dict[str, Any]:
+    """Puts the weights from disk in place of the text tower's random ones.
+
+    Args:
+      variables: fresh, unboxed.
+      batches: not used.
+      key: not used.
+
+    Returns:
+      'params', in which the projection to the joint space is still random.
+
+    Raises:
+      UserError: if the weights do not fit the tower.
+    """
+    del batches, key
+    params = dict(variables["params"])
+    loaded = self.text_weights.load(self.network.config.active_text)
+    params["text"] = {**params["text"], **loaded}
+    return {"params": params}
 
   def loss(
     self,

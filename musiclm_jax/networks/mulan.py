@@ -21,6 +21,7 @@ from musiclm_jax.networks import mulan_audio, mulan_text
 from musiclm_jax.partitioning import axes
 
 _TOWERS = ("resnet", "ast")
+_TEXT_TOWERS = ("transformer", "bert")
 # Log-mels of music lie around -5 +- 2.5: brings them to zero mean, unit scale.
 _LOG_MEL_MEAN, _LOG_MEL_SCALE = -5.0, 2.5
 
@@ -73,7 +74,9 @@ class MuLanConfig:
     audio_tower: 'resnet' or 'ast'.
     resnet: its sizes.
     ast: its sizes.
-    text: sizes of the text tower.
+    text_tower: 'transformer', trained from the start, or 'bert'.
+    text: sizes of the former.
+    bert: sizes of the latter.
     mel: the spectrogram: 16 kHz, 25 ms window, 10 ms hop; 64 bands for the
       residual network, 128 for AST as published.
     augment: distortions in training.
@@ -85,7 +88,9 @@ class MuLanConfig:
   audio_tower: str = "resnet"
   resnet: mulan_audio.ResNetConfig = mulan_audio.ResNetConfig()
   ast: mulan_audio.AstConfig = mulan_audio.AstConfig()
+  text_tower: str = "transformer"
   text: mulan_text.TextTowerConfig = mulan_text.TextTowerConfig()
+  bert: mulan_text.BertTowerConfig = mulan_text.BertTowerConfig()
   mel: spectrogram_lib.LogMelConfig = spectrogram_lib.LogMelConfig(
     sample_rate_hz=16000,
     num_mels=64,
@@ -103,6 +108,10 @@ class MuLanConfig:
       raise ValueError(
         f"audio_tower={self.audio_tower!r}: expected one of {_TOWERS}"
       )
+    if self.text_tower not in _TEXT_TOWERS:
+      raise ValueError(
+        f"text_tower={self.text_tower!r}: expected one of {_TEXT_TOWERS}"
+      )
     if self.output_dim < 1:
       raise ValueError(
         f"output_dim={self.output_dim}: expected a positive number"
@@ -113,6 +122,13 @@ class MuLanConfig:
       raise ValueError(
         f"initial_temperature={self.initial_temperature}: expected in (0, 1]"
       )
+
+  @property
+  def active_text(
+    self,
+  ) -> mulan_text.TextTowerConfig | mulan_text.BertTowerConfig:
+    """Sizes of the text tower that is used."""
+    return self.bert if self.text_tower == "bert" else self.text
 
 
 def _mask_spans(
@@ -212,8 +228,11 @@ class MuLan(nn.Module):
     self.audio_project = dense.Dense(
       (config.output_dim,), ("embed", "code_dim"), use_bias=True
     )
-    self.text = mulan_text.TextTower(
-      config.text, config.output_dim, self.precision
+    text_tower = mulan_text.TextTower
+    if config.text_tower == "bert":
+      text_tower = mulan_text.BertTower
+    self.text = text_tower(
+      config.active_text, config.output_dim, self.precision
     )
     start = math.log(config.initial_temperature)
     # One element, not a scalar: artefacts store arrays of rank 1 and up.

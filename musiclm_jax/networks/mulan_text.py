@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MuLan's text tower: SentencePiece ids in, unit vectors out.
+"""MuLan's text towers: token ids in, vectors of the joint space out.
 
-A bidirectional Transformer in the manner of BERT (MuLan sec. 3.1): either the
-position of a learned [CLS] vector or the mean over real tokens is projected to
-the joint space. Relative positions replace BERT's absolute ones.
+`TextTower` is a bidirectional Transformer in the manner of BERT (MuLan sec.
+3.1), trained from the start: either the position of a learned [CLS] vector or
+the mean over real tokens is projected to the joint space. Relative positions
+replace BERT's absolute ones. `BertTower` is BERT itself, for public weights.
 """
 
 import dataclasses
@@ -15,9 +16,15 @@ import jax.numpy as jnp
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.layers import dense, embed
 from musiclm_jax.layers import transformer as transformer_lib
+from musiclm_jax.networks import bert as bert_lib
 from musiclm_jax.partitioning import axes
 
 _POOLINGS = ("cls", "mean")
+
+
+def _check_pooling(pooling: str) -> None:
+  if pooling not in _POOLINGS:
+    raise ValueError(f"pooling={pooling!r}: expected one of {_POOLINGS}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +53,7 @@ class TextTowerConfig:
         raise ValueError(
           f"{name}={getattr(self, name)}: expected a positive number"
         )
-    if self.pooling not in _POOLINGS:
-      raise ValueError(f"pooling={self.pooling!r}: expected one of {_POOLINGS}")
+    _check_pooling(self.pooling)
     if self.transformer.causal:
       raise ValueError("transformer.causal=True: expected False")
 
@@ -97,11 +103,71 @@ class TextTower(nn.Module):
     x = transformer_lib.TransformerStack(
       config.transformer, self.precision, name="transformer"
     )(x, mask, deterministic)
-    if config.pooling == "cls":
-      pooled = x[:, 0]
-    else:
-      weights = mask[..., None].astype(x.dtype)
-      pooled = (x * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
     return dense.Dense(
       (self.output_dim,), ("embed", "code_dim"), name="project"
-    )(pooled)
+    )(bert_lib.pool(x, mask, config.pooling))
+
+
+@dataclasses.dataclass(frozen=True)
+class BertTowerConfig:
+  """BERT and how it is pooled.
+
+  Attributes:
+    bert: its sizes.
+    max_length: longest text in ids, [CLS] and [SEP] among them.
+    pooling: 'cls' takes the vector at [CLS], without BERT's pooler; 'mean'
+      averages over all that is not padding, as sentence encoders do.
+  """
+
+  bert: bert_lib.BertConfig = bert_lib.BertConfig()
+  max_length: int = 512
+  pooling: str = "cls"
+
+  def __post_init__(self):
+    _check_pooling(self.pooling)
+    # Room for [CLS], a piece and [SEP].
+    if not 3 <= self.max_length <= self.bert.max_positions:
+      raise ValueError(
+        f"max_length={self.max_length}: expected 3 to "
+        f"max_positions={self.bert.max_positions} of the BERT"
+      )
+
+  @property
+  def vocab_size(self) -> int:
+    """Ids of the WordPiece vocabulary; id 0 is padding."""
+    return self.bert.vocab_size
+
+
+class BertTower(nn.Module):
+  """As `TextTower`, of BERT.
+
+  Attributes:
+    config: sizes.
+    output_dim: width of the joint space.
+    precision: dtypes.
+  """
+
+  config: BertTowerConfig
+  output_dim: int
+  precision: precision_lib.Precision = precision_lib.Precision()
+
+  @nn.compact
+  def __call__(
+    self, tokens: jax.Array, deterministic: bool = True
+  ) -> jax.Array:
+    """Embeds texts.
+
+    Args:
+      tokens: int32 `[batch, length]`, 0 = padding.
+      deterministic: no dropout.
+
+    Returns:
+      float32 `[batch, output_dim]`.
+    """
+    config = self.config
+    x = bert_lib.Bert(config.bert, self.precision, name="bert")(
+      tokens, deterministic
+    )
+    return dense.Dense(
+      (self.output_dim,), ("embed", "code_dim"), name="project"
+    )(bert_lib.pool(x, tokens > 0, config.pooling))

@@ -32,6 +32,9 @@ class OptimizerConfig:
     clip_norm: global gradient norm is clipped to this; 0 turns it off.
     groups: top-level names of parameters with a clip and state each (the
       players of a GAN); empty for one group.
+    rate_scales: pairs of a path of parameters, as 'text/bert', and a factor on
+      their learning rate, at most 1: for a part that starts from trained
+      weights. 0 freezes it.
   """
 
   name: str = "adamw"
@@ -45,9 +48,18 @@ class OptimizerConfig:
   weight_decay: float = 0.01
   clip_norm: float = 1.0
   groups: tuple[str, ...] = ()
+  rate_scales: tuple[tuple[str, float], ...] = ()
 
   def __post_init__(self):
     object.__setattr__(self, "groups", tuple(self.groups))
+    scales = tuple((path, float(scale)) for path, scale in self.rate_scales)
+    object.__setattr__(self, "rate_scales", scales)
+    if any(not 0 <= scale <= 1 for _, scale in scales):
+      raise ValueError(f"rate_scales={scales}: expected factors in [0, 1]")
+    if scales and self.groups:
+      raise ValueError(
+        f"rate_scales={scales} with groups={self.groups}: expected one of both"
+      )
     if self.name not in _NAMES:
       raise ValueError(f"name={self.name!r}: expected one of {_NAMES}")
     if self.schedule not in _SCHEDULES:
@@ -95,6 +107,34 @@ def _decay_mask(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(decayed, params)
 
 
+def _scale_rates(
+  scales: tuple[tuple[str, float], ...],
+) -> optax.GradientTransformation:
+  """Multiplies finished updates below some paths; keeps no state."""
+
+  def scaled(updates):
+    found = set()
+
+    def scale(path, update):
+      name = "/".join(str(getattr(entry, "key", entry)) for entry in path) + "/"
+      for prefix, factor in scales:
+        if name.startswith(f"{prefix}/"):
+          found.add(prefix)
+          update = update * factor
+      return update
+
+    updates = jax.tree_util.tree_map_with_path(scale, updates)
+    missing = [prefix for prefix, _ in scales if prefix not in found]
+    if missing:
+      raise ValueError(
+        f"rate_scales: no parameter below {missing[0]!r}: expected a path such "
+        "as 'text/bert'"
+      )
+    return updates
+
+  return optax.stateless(lambda updates, params: scaled(updates))
+
+
 def _single(config: OptimizerConfig) -> optax.GradientTransformation:
   schedule = make_schedule(config)
   parts = []
@@ -114,6 +154,8 @@ def _single(config: OptimizerConfig) -> optax.GradientTransformation:
     )
   else:
     parts.append(optax.adam(schedule, b1=config.beta1, b2=config.beta2))
+  if config.rate_scales:
+    parts.append(_scale_rates(config.rate_scales))
   return optax.chain(*parts)
 
 

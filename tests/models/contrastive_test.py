@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainable of MuLan; `pair_losses_test.py` has its losses."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,10 @@ from musiclm_jax.layers import transformer
 from musiclm_jax.models import contrastive
 from musiclm_jax.networks import mulan, mulan_audio, mulan_text
 from musiclm_jax.partitioning import axes
+from musiclm_jax.systems import bert_import
+from musiclm_jax.training import optimizers
+
+BERT = pathlib.Path(__file__).parents[1] / "systems/bert_answers/uncased"
 
 
 def _network(**changes):
@@ -122,7 +128,74 @@ def test_overfits_one_batch(loss):
   assert mean.get("bias") != -10.0
 
 
+def test_text_tower_starts_from_weights_and_learns_at_its_own_rate():
+  network = _network(text_tower="bert", bert=bert_import.text_tower(BERT, 6))
+  weights = bert_import.BertWeights(str(BERT))
+  config = contrastive.ContrastiveConfig()
+  model = contrastive.Contrastive(config, network, text_weights=weights)
+  assert model.num_warm_start_batches == 1
+  assert contrastive.Contrastive(config, network).num_warm_start_batches == 0
+  batch, key = _batch(), jax.random.key(0)
+  variables = axes.unbox(jax.jit(model.init)(key, batch))
+  started = model.warm_start(variables, iter(()), key)["params"]
+  expected = weights.load(network.active_text)["bert"]
+  jax.tree.map(np.testing.assert_array_equal, started["text"]["bert"], expected)
+  for name in ("audio", "audio_project", "log_temperature"):
+    assert started[name] is variables["params"][name]
+  changes = {}
+  for scale in (1.0, 0.1, 0.0):
+    optimizer = optimizers.make_optimizer(
+      optimizers.OptimizerConfig(
+        schedule="constant",
+        warmup_steps=0,
+        rate_scales=(("text/bert", scale),) if scale < 1 else (),
+      )
+    )
+
+    @jax.jit
+    def update(params, optimizer=optimizer):
+      gradient = jax.grad(
+        lambda p: model.loss({"params": p}, batch, key, 0, False)[0]
+      )(params)
+      return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    changes[scale] = update(started)
+  for scale in (0.1, 0.0):
+    jax.tree.map(
+      lambda one, other, scale=scale: np.testing.assert_allclose(
+        other, scale * one, rtol=1e-3, atol=1e-9
+      ),
+      changes[1.0]["text"]["bert"],
+      changes[scale]["text"]["bert"],
+    )
+    np.testing.assert_allclose(
+      changes[scale]["text"]["project"]["kernel"],
+      changes[1.0]["text"]["project"]["kernel"],
+      rtol=1e-3,
+    )
+  assert float(jnp.abs(changes[1.0]["text"]["bert"]["position"]).max()) > 0
+
+
+def test_rate_scales_name_what_does_not_fit():
+  optimizer = optimizers.make_optimizer(
+    optimizers.OptimizerConfig(rate_scales=(("text/birt", 0.1),))
+  )
+  params = {"text": {"bert": {"kernel": jnp.ones(2)}}}
+  with pytest.raises(ValueError, match="text/birt"):
+    optimizer.update(params, optimizer.init(params), params)
+  with pytest.raises(ValueError, match=r"rate_scales=.*2\.0"):
+    optimizers.OptimizerConfig(rate_scales=(("text", 2.0),))
+  with pytest.raises(ValueError, match="groups="):
+    optimizers.OptimizerConfig(rate_scales=(("text", 0.5),), groups=("text",))
+
+
 def test_bad_config_names_field():
+  with pytest.raises(ValueError, match="text_tower='transformer'"):
+    contrastive.Contrastive(
+      contrastive.ContrastiveConfig(),
+      _network(),
+      text_weights=bert_import.BertWeights(str(BERT)),
+    )
   with pytest.raises(ValueError, match="loss='clip'"):
     contrastive.ContrastiveConfig(loss="clip")
   with pytest.raises(ValueError, match="min_temperature=0"):

@@ -10,7 +10,7 @@ import pytest
 
 from musiclm_jax.core import artifacts
 from musiclm_jax.layers import transformer
-from musiclm_jax.networks import mulan, mulan_audio, mulan_text
+from musiclm_jax.networks import bert, mulan, mulan_audio, mulan_text
 from musiclm_jax.partitioning import axes
 
 STACK = transformer.TransformerConfig(
@@ -114,6 +114,25 @@ def test_text_padding_does_not_leak(pooling):
   # Order matters, unlike in a bag of words.
   turned = tower.apply(variables, tokens.at[1].set(tokens[1, ::-1]))
   assert not np.allclose(turned[1], out[1], atol=1e-4)
+
+
+def test_bert_tower_learns_nothing_from_padding():
+  sizes = bert.BertConfig(20, 6, 2, 16, 1, 2, 24, dropout_rate=0.0)
+  for pooling in ("cls", "mean"):
+    config = mulan_text.BertTowerConfig(sizes, 6, pooling)
+    tower = mulan_text.BertTower(config, 8)
+    tokens = jnp.array([[4, 5, 6, 0, 0, 0], [7, 8, 9, 3, 2, 1]])
+    variables = axes.unbox(tower.init(jax.random.key(0), tokens))
+    assert set(variables["params"]) == {"bert", "project"}
+    out = tower.apply(variables, tokens)
+    short = tower.apply(variables, tokens[:1, :3])
+    np.testing.assert_allclose(out[:1], short, atol=1e-5)
+  with pytest.raises(ValueError, match="pooling='max'"):
+    mulan_text.BertTowerConfig(sizes, 6, "max")
+  with pytest.raises(ValueError, match="max_length=7"):
+    mulan_text.BertTowerConfig(sizes, 7)
+  with pytest.raises(ValueError, match="num_layers=0"):
+    dataclasses.replace(sizes, num_layers=0)
 
 
 @pytest.mark.parametrize("name", ["resnet", "ast"])
