@@ -2,7 +2,6 @@
 """Exporters: a trained state in, a frozen artefact out, per kind of part."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from musiclm_jax.core import progress, rng
+from musiclm_jax.core import progress, rng, vocabularies
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import clips, token_cache
 from musiclm_jax.layers import mesh_kmeans, quantize
@@ -274,7 +273,7 @@ class MuLanExporter:
 
   Attributes:
     corpus_dir: prepared corpus the codebooks are fitted on.
-    text_model: path of the SentencePiece model of the text tower.
+    text_model: path of the vocabulary of the text tower.
     num_codebooks: RVQ levels (MusicLM: 12).
     codebook_size: entries per level (MusicLM: 1024).
     split: of the corpus.
@@ -297,8 +296,8 @@ class MuLanExporter:
   ) -> str:
     """Writes the artefact; returns its fingerprint."""
     config, params = trainable.network.config, variables["params"]
-    text_model = pathlib.Path(self.text_model).read_bytes()
-    embedder = embedders.MuLanEmbedder(config, params, text_model)
+    text_files = vocabularies.load(self.text_model).files
+    embedder = embedders.MuLanEmbedder(config, params, text_files)
     embeddings = np.concatenate(
       [
         embedder.embed_windows(waveform, rate_hz).reshape(-1, config.output_dim)
@@ -314,7 +313,7 @@ class MuLanExporter:
       rng.root_key(self.seed),
     )
     return tokenizers.export_mulan(
-      directory, config, params, codebooks, text_model, metadata
+      directory, config, params, codebooks, text_files, metadata
     )
 
 

@@ -107,6 +107,7 @@ def _audio_folder(args: argparse.Namespace) -> int:
 
 
 def _text_vocabulary(args: argparse.Namespace) -> int:
+  from musiclm_jax.core import vocabularies
   from musiclm_jax.data import clips, text_vocabulary
 
   reader = clips.ClipReader(args.corpus_dir, args.split)
@@ -116,7 +117,7 @@ def _text_vocabulary(args: argparse.Namespace) -> int:
     for caption in reader.captions(index)
   ]
   path = text_vocabulary.train(captions, args.output_dir, args.vocab_size)
-  print(f"{path}: {text_vocabulary.num_tokens(path)} ids")
+  print(f"{path}: {vocabularies.load(path).num_tokens} ids")
   return 0
 
 

@@ -42,6 +42,7 @@ def bookkeeping_features() -> dict[str, seqio.ContinuousFeature]:
   }
 
 
-def text(vocabulary: seqio.Vocabulary) -> seqio.Feature:
+def text(num_tokens: int) -> seqio.Feature:
   """Text tokens: int32 `[text_length]`, padded, without EOS."""
+  vocabulary = seqio.PassThroughVocabulary(num_tokens)
   return seqio.Feature(vocabulary=vocabulary, add_eos=False, dtype=tf.int32)

@@ -11,13 +11,12 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-import sentencepiece
 import seqio
 import tensorflow as tf
 
-from musiclm_jax.core import rvq, stages
+from musiclm_jax.core import rvq, stages, vocabularies
 from musiclm_jax.core import streams as streams_lib
-from musiclm_jax.data import features, text_vocabulary, token_cache
+from musiclm_jax.data import features, token_cache
 
 _SILENT_PEAK = 1e-4  # -80 dBFS: noise below it is not scaled up.
 
@@ -127,7 +126,7 @@ def random_gain(example: Example, min_db: float, max_db: float) -> Example:
 @seqio.map_over_dataset
 def tokenize_caption(
   example: Example,
-  processor: sentencepiece.SentencePieceProcessor,
+  vocabulary: vocabularies.TextVocabulary,
   text_length: int,
 ) -> Example:
   """Adds `text_tokens` int32 `[text_length]` of one of the captions."""
@@ -135,7 +134,7 @@ def tokenize_caption(
   chosen = _draw_int(example, "caption", tf.size(captions))
 
   def encode(text: bytes) -> np.ndarray:
-    return text_vocabulary.encode(processor, text.decode(), text_length)
+    return vocabulary.encode(text.decode(), text_length)
 
   tokens = tf.numpy_function(encode, [captions[chosen]], tf.int32)
   tokens.set_shape([text_length])

@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from musiclm_jax.core import stages
+from musiclm_jax.core import artifacts, stages, vocabularies
 from musiclm_jax.data import (
   feature_converters,
   features,
   preprocessors,
   sources,
   stage_reader,
-  text_vocabulary,
   token_cache,
 )
 
@@ -77,7 +76,7 @@ class CaptionTaskConfig:
 
   Attributes:
     waveform: the audio side.
-    text_model: path of a SentencePiece model (`text_vocabulary.train`).
+    text_model: path of a text vocabulary (`core/vocabularies.py`).
     text_length: text tokens per example.
   """
 
@@ -268,7 +267,7 @@ def caption_recipe(config: CaptionTaskConfig) -> Recipe:
     UserError: if a corpus or the text model is missing.
   """
   audio = config.waveform
-  processor = text_vocabulary.load(config.text_model)
+  vocabulary = vocabularies.load(config.text_model)
 
   def make_task(name: str) -> seqio.Task:
     source = sources.ClipSource(
@@ -280,23 +279,21 @@ def caption_recipe(config: CaptionTaskConfig) -> Recipe:
     )
     tokenize = functools.partial(
       preprocessors.tokenize_caption,
-      processor=processor,
+      vocabulary=vocabulary,
       text_length=config.text_length,
     )
-    vocabulary = seqio.SentencePieceVocabulary(str(config.text_model))
     return _task(
       name,
       source=source,
       preprocessors=[*_audio_steps(audio), tokenize],
       output_features={
         **_audio_features(),
-        "text_tokens": features.text(vocabulary),
+        "text_tokens": features.text(vocabulary.num_tokens),
       },
     )
 
-  text = pathlib.Path(config.text_model)
   mark = _mark(config, audio.corpus_dirs, sources.CORPUS_INFO)
-  mark += _mark(config, [str(text.parent)], text.name)
+  mark += artifacts.fingerprint("text", {}, {}, vocabulary.files)[:8]
   name = f"caption_{_audio_name(audio)}_text{config.text_length}_{mark}"
   task = _register(name, make_task)
   lengths = {**_lengths(audio), "text_tokens": config.text_length}

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text vocabularies: captions in, a SentencePiece model and token ids out.
+"""Trains text vocabularies: captions in, a SentencePiece model out.
 
-The recipe, the same here and wherever text is tokenized at inference:
-lower-case, encode with SentencePiece, cut to `text_length`, pad with 0. No
-begin, end or class ids are added; 0 is padding only and 1 is unknown.
+Id 0 is padding only and 1 is unknown; `core/vocabularies.py` reads it.
 """
 
 import io
@@ -11,13 +9,10 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-import numpy as np
 import sentencepiece
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import errors, vocabularies
 
-MODEL_NAME = "text.model"
-PAD_ID = 0
 UNKNOWN_ID = 1
 
 
@@ -27,7 +22,7 @@ def train(
   """Trains a unigram model on captions and writes `<directory>/text.model`.
 
   The same captions in the same order give the same file. Few captions give a
-  smaller vocabulary than asked for (`num_tokens` tells the true size).
+  smaller vocabulary than asked for.
 
   Args:
     captions: texts of the train split.
@@ -63,7 +58,7 @@ def train(
     # A soft limit: few captions hold fewer pieces than asked for.
     hard_vocab_limit=False,
     character_coverage=1.0,
-    pad_id=PAD_ID,
+    pad_id=vocabularies.PAD_ID,
     unk_id=UNKNOWN_ID,
     bos_id=-1,
     eos_id=-1,
@@ -73,47 +68,8 @@ def train(
   )
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  path = directory / MODEL_NAME
-  scratch = path.with_name(f"{MODEL_NAME}.{os.getpid()}.writing")
+  path = directory / vocabularies.SENTENCE_PIECE_NAME
+  scratch = path.with_name(f"{path.name}.{os.getpid()}.writing")
   scratch.write_bytes(model.getvalue())
   scratch.rename(path)
   return path
-
-
-def load(path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
-  """Loads a model file.
-
-  Raises:
-    UserError: if it is missing, damaged, or pads with another id than 0.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise errors.UserError(f"text vocabulary {path} is missing")
-  processor = sentencepiece.SentencePieceProcessor()
-  try:
-    processor.LoadFromSerializedProto(path.read_bytes())
-  except Exception as error:  # sentencepiece raises several kinds
-    raise errors.UserError(
-      f"text vocabulary {path}: expected a SentencePiece model ({error})"
-    ) from error
-  if processor.pad_id() != PAD_ID:
-    raise errors.UserError(
-      f"text vocabulary {path} has pad_id={processor.pad_id()}: expected "
-      f"{PAD_ID}"
-    )
-  return processor
-
-
-def num_tokens(path: str | os.PathLike) -> int:
-  """Ids of a model, including padding and unknown."""
-  return load(path).GetPieceSize()
-
-
-def encode(
-  processor: sentencepiece.SentencePieceProcessor, text: str, text_length: int
-) -> np.ndarray:
-  """Text to int32 `[text_length]`: lower-cased, cut, padded with 0."""
-  ids = processor.EncodeAsIds(text.lower())[:text_length]
-  tokens = np.full(text_length, PAD_ID, np.int32)
-  tokens[: len(ids)] = ids
-  return tokens

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from musiclm_jax.audio import files
-from musiclm_jax.core import errors
+from musiclm_jax.core import errors, vocabularies
 from musiclm_jax.networks import mulan, semantic_encoders
 
 # Rows per call of a network: bounds memory, whatever the caller's batch.
@@ -179,21 +179,25 @@ class MuLanEmbedder:
     self,
     config: mulan.MuLanConfig,
     params: Mapping[str, Any],
-    text_model: bytes,
+    text_files: Mapping[str, bytes],
   ):
     """Binds the network to its (unboxed) parameters.
 
     Args:
       config: of the network.
       params: of both towers.
-      text_model: a SentencePiece model; id 0 is padding.
+      text_files: `files` of the text vocabulary (`core/vocabularies.py`).
 
     Raises:
-      UserError: if `text_model` is damaged or has more ids than the tower.
+      UserError: if the vocabulary is damaged or has more ids than the tower.
     """
     self.config = config
-    self._text_model = text_model
-    self._text = _text_processor(text_model, config.text.vocab_size)
+    self._vocabulary = vocabularies.from_files(text_files)
+    if self._vocabulary.num_tokens > config.active_text.vocab_size:
+      raise errors.UserError(
+        f"text vocabulary has {self._vocabulary.num_tokens} ids: expected at "
+        f"most vocab_size={config.active_text.vocab_size} of the text tower"
+      )
     self._variables = {"params": jax.device_put(params)}
     network = mulan.MuLan(config)
     self._audio_apply = jax.jit(
@@ -208,20 +212,19 @@ class MuLanEmbedder:
     )
 
   def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-    """Lower-cased texts to int32 `[batch, max_length]`, padded with 0.
+    """Texts to int32 `[batch, max_length]`, padded with 0.
 
     Raises:
       UserError: if a text is blank; names which.
     """
-    length = self.config.text.max_length
+    length = self.config.active_text.max_length
     tokens = np.zeros((len(texts), length), np.int32)
     for index, text in enumerate(texts):
-      ids = self._text.EncodeAsIds(text.lower())[:length]
-      if not ids:
+      tokens[index] = self._vocabulary.encode(text, length)
+      if not tokens[index].any():
         raise errors.UserError(
           f"text {index} is {text!r}: expected at least one word"
         )
-      tokens[index, : len(ids)] = ids
     return tokens
 
   def embed_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -279,20 +282,3 @@ class MuLanEmbedder:
     mean = self.embed_windows(waveform, sample_rate_hz).mean(1)
     norm = np.linalg.norm(mean, axis=-1, keepdims=True)
     return (mean / np.maximum(norm, 1e-12)).astype(np.float32)
-
-
-def _text_processor(model: bytes, vocab_size: int):
-  import sentencepiece  # here: programs without text do not need it
-
-  processor = sentencepiece.SentencePieceProcessor()
-  try:
-    processor.LoadFromSerializedProto(model)
-  except Exception as error:  # sentencepiece raises many kinds
-    raise errors.UserError(f"damaged SentencePiece model: {error}") from error
-  if processor.GetPieceSize() > vocab_size or processor.pad_id() != 0:
-    raise errors.UserError(
-      f"SentencePiece model has {processor.GetPieceSize()} ids and "
-      f"pad_id={processor.pad_id()}: expected at most vocab_size={vocab_size} "
-      "and pad_id=0"
-    )
-  return processor

@@ -393,7 +393,7 @@ def export_mulan(
   config: mulan.MuLanConfig,
   params: Mapping[str, Any],
   codebooks: np.ndarray,
-  text_model: bytes,
+  text_files: Mapping[str, bytes],
   metadata: Mapping[str, Any] | None = None,
 ) -> str:
   """Writes a MuLan tokenizer.
@@ -403,7 +403,7 @@ def export_mulan(
     config: of both towers.
     params: of both towers (unboxed).
     codebooks: float32 `[codebooks, codebook_size, output_dim]`.
-    text_model: bytes of the SentencePiece model.
+    text_files: `files` of the text vocabulary (`core/vocabularies.py`).
     metadata: provenance.
 
   Returns:
@@ -416,7 +416,7 @@ def export_mulan(
     artifacts.config_to_dict(config),
     {"params": _host(params), "codebooks": codebooks},
     metadata,
-    {"text.model": text_model},
+    text_files,
   )
 
 
@@ -434,7 +434,7 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
     super().__init__(
       artifacts.config_from_dict(mulan.MuLanConfig, artifact.config),
       artifact.arrays["params"],
-      artifact.files["text.model"],
+      artifact.files,
     )
     self.codebooks = artifact.arrays["codebooks"]
     self.fingerprint = artifact.fingerprint

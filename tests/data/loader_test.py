@@ -12,7 +12,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from musiclm_jax.core import errors, stages
+from musiclm_jax.core import errors, stages, vocabularies
 from musiclm_jax.data import loader, tasks, text_vocabulary
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -151,8 +151,8 @@ def test_captions_are_tokenized_like_plain_sentencepiece(
   recipe = tasks.caption_recipe(config)
   data = loader.Loader(recipe, 13, seed=2)
   batches = _take(data.train_batches(), 2)
-  processor = text_vocabulary.load(path)
-  song = text_vocabulary.encode(processor, "A slow Song", 12)
+  vocabulary = vocabularies.load(path)
+  song = vocabulary.encode("A slow Song", 12)
   num_songs = 0
   for batch in batches:
     assert batch["text_tokens"].shape == (13, 12)
@@ -160,13 +160,22 @@ def test_captions_are_tokenized_like_plain_sentencepiece(
     names = data.describe(batch["example_ids"])
     for tokens, name in zip(batch["text_tokens"], names, strict=True):
       number = name.split("'")[1].removeprefix("clip")
-      piano = text_vocabulary.encode(
-        processor, f"Calm piano number {number}", 12
-      )
+      piano = vocabulary.encode(f"Calm piano number {number}", 12)
       is_song = np.array_equal(tokens, song)
       num_songs += is_song
       assert is_song or np.array_equal(tokens, piano)
   assert 4 < num_songs < 22
+
+
+def test_captions_are_tokenized_by_word_piece(small_corpus, tmp_path):
+  words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "slow", "song", "calm"]
+  (tmp_path / "vocab.txt").write_text("\n".join(words))
+  audio = tasks.WaveformTaskConfig((small_corpus,), 8000, 0.5)
+  config = tasks.CaptionTaskConfig(audio, str(tmp_path), 5)
+  data = loader.Loader(tasks.caption_recipe(config), 13, seed=2)
+  (batch,) = _take(data.train_batches(), 1)
+  found = {tuple(row) for row in batch["text_tokens"].tolist()}
+  assert found == {(2, 4, 5, 6, 3), (2, 7, 1, 1, 3)}
 
 
 def test_mixture_of_corpora_is_deterministic(small_corpus, small_cache):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import errors, vocabularies
 from musiclm_jax.data import text_vocabulary
 
 _CAPTIONS = [
@@ -21,23 +21,23 @@ def test_training_is_deterministic_and_shrinks_for_few_captions(tmp_path):
   one = text_vocabulary.train(_CAPTIONS, tmp_path / "one", 512)
   two = text_vocabulary.train(_CAPTIONS, tmp_path / "two", 512)
   assert one.read_bytes() == two.read_bytes()
-  assert 30 < text_vocabulary.num_tokens(one) < 512
+  assert 30 < vocabularies.load(one).num_tokens < 512
   small = text_vocabulary.train(_CAPTIONS, tmp_path / "small", 40)
-  assert text_vocabulary.num_tokens(small) <= 40
+  assert vocabularies.load(small).num_tokens <= 40
   assert [p.name for p in (tmp_path / "one").iterdir()] == ["text.model"]
 
 
 def test_ids_are_those_of_plain_sentencepiece(tmp_path):
   path = text_vocabulary.train(_CAPTIONS, tmp_path, 128)
   plain = sentencepiece.SentencePieceProcessor(model_file=str(path))
-  processor = text_vocabulary.load(path)
+  vocabulary = vocabularies.load(path)
   for text in ["Happy PIANO in c Major", "sad flute", "zebra?", ""]:
     ids = plain.EncodeAsIds(text.lower())
-    tokens = text_vocabulary.encode(processor, text, 64)
+    tokens = vocabulary.encode(text, 64)
     assert tokens.dtype == np.int32
     np.testing.assert_array_equal(tokens[: len(ids)], ids)
     assert not tokens[len(ids) :].any()
-    cut = text_vocabulary.encode(processor, text, 2)
+    cut = vocabulary.encode(text, 2)
     np.testing.assert_array_equal(cut, tokens[:2])
   assert 0 not in plain.EncodeAsIds("happy piano zebra?")
 
@@ -48,7 +48,7 @@ def test_errors_name_the_cause(tmp_path):
   with pytest.raises(errors.UserError, match="vocab_size=8"):
     text_vocabulary.train(_CAPTIONS, tmp_path, 8)
   with pytest.raises(errors.UserError, match="missing"):
-    text_vocabulary.load(tmp_path / "text.model")
+    vocabularies.load(tmp_path / "text.model")
   (tmp_path / "text.model").write_bytes(b"not a model")
   with pytest.raises(errors.UserError, match="expected a SentencePiece"):
-    text_vocabulary.load(tmp_path / "text.model")
+    vocabularies.load(tmp_path / "text.model")

@@ -160,7 +160,7 @@ def _mulan(directory):
     config,
     params,
     codebooks.astype(np.float32),
-    text_model(["a slow piano piece", "loud brass march"]),
+    {"text.model": text_model(["a slow piano piece", "loud brass march"])},
   )
 
 

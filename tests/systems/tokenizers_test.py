@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen tokenizers: export, load, determinism, fingerprints, shapes."""
 
+import dataclasses
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import tokenizer_artifacts
 
-from musiclm_jax.core import artifacts, errors, rvq
+from musiclm_jax.core import artifacts, errors, rvq, vocabularies
 from musiclm_jax.layers import conformer
 from musiclm_jax.networks import (
   mulan,
@@ -18,7 +21,12 @@ from musiclm_jax.networks import (
   w2v_bert,
 )
 from musiclm_jax.partitioning import axes
-from musiclm_jax.systems import embedders, semantic_clusters, tokenizers
+from musiclm_jax.systems import (
+  bert_import,
+  embedders,
+  semantic_clusters,
+  tokenizers,
+)
 
 CODEC = soundstream.SoundStreamConfig(
   sample_rate_hz=8000,
@@ -54,7 +62,7 @@ def _copy_with(tree, change):
 
 @pytest.fixture(scope="module")
 def text_model():
-  return tokenizer_artifacts.text_model(TEXTS)
+  return {"text.model": tokenizer_artifacts.text_model(TEXTS)}
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +189,13 @@ def test_fingerprints_change_with_any_weight(tmp_path, codec, semantic, joint):
   other = (mean, std, centroids + 1e-3)
   assert export(tmp_path / "b", SEMANTIC, params, *other) != mark
   directory, mark, params, codebooks, _ = joint
-  text_model = (directory / "text.model").read_bytes()
+  content = (directory / "text.model").read_bytes()
+  text_model, other = {"text.model": content}, {"text.model": content + b"x"}
   export = tokenizers.export_mulan
   path = tmp_path / "c"
   assert export(path, MULAN, params, codebooks, text_model) == mark
   assert export(path, MULAN, params, codebooks + 1e-3, text_model) != mark
-  assert export(path, MULAN, params, codebooks, text_model + b"x") != mark
+  assert export(path, MULAN, params, codebooks, other) != mark
 
 
 def test_semantic_codes_are_nearest_centroids(semantic):
@@ -267,13 +276,58 @@ def test_residual_kmeans_shrinks_the_error_level_by_level(joint):
 def test_damaged_text_model_is_a_user_error(joint):
   _, _, params, _, _ = joint
   with pytest.raises(errors.UserError, match="SentencePiece"):
-    embedders.MuLanEmbedder(MULAN, params, b"not a model")
+    embedders.MuLanEmbedder(MULAN, params, {"text.model": b"x"})
+
+
+def test_an_artefact_with_a_bert_speaks_word_piece(tmp_path):
+  folder = pathlib.Path(__file__).parent / "bert_answers" / "uncased"
+  config = dataclasses.replace(
+    MULAN,
+    text_tower="bert",
+    bert=bert_import.text_tower(folder, 8),
+  )
+  shapes = jax.eval_shape(
+    mulan.MuLan(config).init,
+    jax.random.key(0),
+    jnp.zeros((1, 8000)),
+    jnp.ones((1, 8), jnp.int32),
+  )
+  params = tokenizer_artifacts.random_values(shapes["params"], 0)
+  params["text"] |= bert_import.BertWeights(folder).load(config.bert)
+  codebooks = np.random.default_rng(0).normal(size=(3, 8, 16))
+  files = vocabularies.load(folder).files
+  tokenizers.export_mulan(tmp_path / "mulan", config, params, codebooks, files)
+  code = (
+    "import sys; from musiclm_jax.systems import tokenizers; "
+    f"t = tokenizers.MuLanTokenizer.load({str(tmp_path / 'mulan')!r}); "
+    "print(t.embed_text(['Slow piano', 'slow PIANO', 'loud']).tolist()); "
+    "print(sorted({'tensorflow', 'sentencepiece', 'seqio'} & set(sys.modules)))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  embeddings, modules = done.stdout.splitlines()
+  assert modules == "[]"
+  slow, same, loud = np.array(json.loads(embeddings))
+  np.testing.assert_allclose(slow, same, atol=1e-6)
+  assert np.abs(slow - loud).max() > 1e-3
+  tokenizer = tokenizers.MuLanTokenizer.load(tmp_path / "mulan")
+  assert tokenizer.tokenize(["slow piano " * 9]).tolist() == [
+    [2, 5, 6, 5, 6, 5, 6, 3]
+  ]
+  with pytest.raises(errors.UserError, match="text 1"):
+    tokenizer.tokenize(["slow", " "])
+  words = json.loads(files["tokenizer.json"])
+  words["model"]["vocab"]["more"] = len(words["model"]["vocab"])
+  many = {"tokenizer.json": json.dumps(words).encode()}
+  with pytest.raises(errors.UserError, match="vocab_size="):
+    embedders.MuLanEmbedder(config, params, many)
 
 
 def test_importing_tokenizers_is_light():
   code = (
     "import sys; from musiclm_jax.systems import tokenizers; "
-    "heavy = {'tensorflow', 'sentencepiece', 'seqio', 'optax'}; "
+    "heavy = {'tensorflow', 'sentencepiece', 'seqio', 'optax', 'tokenizers'}; "
     "print(sorted(heavy & set(sys.modules)))"
   )
   done = subprocess.run(
