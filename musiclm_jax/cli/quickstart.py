@@ -15,6 +15,7 @@ EPILOG = """example:
   musiclm quickstart --workdir=runs/quickstart"""
 
 _EXPERIMENT = "experiments/musiclm_{}_tiny_score_corpus.gin"
+_BERT = "models/mulan_bert.gin"
 _STAGES = ("semantic", "coarse", "fine")
 NUM_PROMPTS = 45
 
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=NUM_PROMPTS,
     help="held-out captions to generate 10 s for (default: %(default)s)",
   )
+  parser.add_argument(
+    "--text_tower",
+    default="",
+    metavar="DIR",
+    help="folder of a BERT that MuLan's text tower starts from; without it the "
+    "tower starts at random",
+  )
 
 
 # Optimizer steps of each part, meant for 15 minutes on 2 cores in all; what
@@ -68,6 +76,13 @@ def _gin_value(value: int | pathlib.Path) -> str:
   return repr(value if isinstance(value, int) else str(value))
 
 
+def _from_caller(path: str) -> pathlib.Path:
+  """An absolute path; launch/quickstart.sh has changed into the checkout."""
+  return (
+    pathlib.Path(os.environ.get("MUSICLM_CALLER_DIR", ".")) / path
+  ).absolute()
+
+
 def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
   """The steps, in an order in which they could run one by one."""
   name = args.size
@@ -78,13 +93,14 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
   parts, models = root / "artifacts", root / "models"
   prompts = root / "prompts.jsonl"
 
-  def train(name, artifact, needs, bindings, num_cores=1):
+  def train(name, artifact, needs, bindings, gin_files=()):
     num_steps = max(4, round(TRAIN_STEPS[name] * args.step_scale))
     return steps_lib.Step(
       f"train_{name}",
       (
         "train",
         f"--gin_file={_EXPERIMENT.format(name)}",
+        *(f"--gin_file={path}" for path in gin_files),
         f"--gin.TRAIN_STEPS={num_steps}",
         *(
           f"--gin.{key}={_gin_value(value)}" for key, value in bindings.items()
@@ -93,7 +109,6 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
         f"--export_dir={parts / artifact}",
       ),
       needs,
-      num_cores,
     )
 
   on_corpus = {"CORPUS_DIR": corpus}
@@ -103,7 +118,10 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
     **on_corpus,
     "DISCRIMINATOR_START_STEP": round(CRITICS_START * codec_steps),
   }
-  with_text = {**on_corpus, "TEXT_MODEL": text / "text.model"}
+  if args.text_tower:
+    with_text = {**on_corpus, "BERT_DIR": _from_caller(args.text_tower)}
+  else:
+    with_text = {**on_corpus, "TEXT_MODEL": text / "text.model"}
   steps = [
     steps_lib.Step(
       "prepare_corpus",
@@ -122,7 +140,10 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
       ),
       ("prepare_corpus",),
     ),
-    train("mulan", "mulan", ("prepare_text",), with_text),
+    train(
+      *("mulan", "mulan", ("prepare_text",), with_text),
+      (_BERT,) if args.text_tower else (),
+    ),
     train("w2v_bert", "semantic", ("prepare_corpus",), on_corpus),
     steps_lib.Step(
       "prepare_prompts",
@@ -201,11 +222,7 @@ def _add_timings(root: pathlib.Path) -> dict:
 
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
-  root = pathlib.Path(args.workdir)
-  if not root.is_absolute():
-    # launch/quickstart.sh changes into the checkout; a path is the caller's.
-    root = pathlib.Path(os.environ.get("MUSICLM_CALLER_DIR", ".")) / root
-  root = root.absolute()
+  root = _from_caller(args.workdir)
   steps_lib.StepRunner(root, plan(args, root)).run()
   summary = _add_timings(root)
   for criterion in summary["criteria"]:

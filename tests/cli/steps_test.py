@@ -1,15 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step runner: order, markers, failures, one run per folder."""
 
+import argparse
 import json
 
 import pytest
 
-from musiclm_jax.cli import steps
+from musiclm_jax.cli import gin_config, quickstart, steps
 from musiclm_jax.core import errors
 
 VERSION = ("--version",)
 BAD = ("report", "--workdir=does_not_exist")
+
+
+def test_quickstart_takes_a_text_tower_from_disk(tmp_path):
+  parser = argparse.ArgumentParser()
+  quickstart.add_arguments(parser)
+  for options, name in (([], "TEXT_MODEL"), (["--text_tower=m/bert"], None)):
+    plan = quickstart.plan(parser.parse_args(options), tmp_path)
+    (step,) = [step for step in plan if step.name == "train_mulan"]
+    found = gin_config.resolve(
+      [a.removeprefix("--gin_file=") for a in step.argv if "gin_file" in a],
+      [a.removeprefix("--gin.") for a in step.argv if a.startswith("--gin.")],
+    )
+    bound = {key: b.value for key, b in found.bindings.items()}
+    if name:
+      assert bound[name] == str(tmp_path / "text" / "text.model")
+    else:
+      assert bound["BERT_DIR"].endswith("m/bert")
+      assert bound["mulan.MuLanConfig.text_tower"] == "bert"
 
 
 def _started(capsys):
