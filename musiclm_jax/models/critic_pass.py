@@ -33,38 +33,37 @@ class CriticPass(NamedTuple):
 
 
 def _active(network, params, waveform, estimate, weights) -> CriticPass:
-  def judge(params, estimate):
-    # One call for both halves: they share every kernel.
-    both = jnp.concatenate([waveform, estimate])
-    judgements = network.apply({"params": params}, both)
-    size = waveform.shape[0]
-    real = jax.tree.map(lambda x: x[:size], judgements)
-    return real, jax.tree.map(lambda x: x[size:], judgements)
+  def judge(params, x):
+    return network.apply({"params": params}, x)
 
-  functions = {
-    "adversarial": lambda pair: codec_losses.adversarial_loss(pair[1]),
-    "feature": lambda pair: codec_losses.feature_loss(*pair),
-  }
+  # Apart: the generator's slopes go back through the decoded half alone.
+  real, pull_back_real = jax.vjp(lambda p: judge(p, waveform), params)
+  fake, pull_back_fake = jax.vjp(judge, params, estimate)
 
-  def weighted(pair):
-    losses = {name: function(pair) for name, function in functions.items()}
+  def weighted(fake):
+    losses = {name: function(fake) for name, function in functions.items()}
     total = weights["adversarial"] * losses["adversarial"]
     return total + weights["feature"] * losses["feature"], losses
 
-  judgements, pull_back = jax.vjp(judge, params, estimate)
+  functions = {
+    "adversarial": codec_losses.adversarial_loss,
+    "feature": lambda fake: codec_losses.feature_loss(real, fake),
+  }
   if weights is None:
     losses, slopes = {}, {}
     for name, function in functions.items():
-      losses[name], slope = jax.value_and_grad(function)(judgements)
-      _, slopes[name] = pull_back(slope)
+      losses[name], slope = jax.value_and_grad(function)(fake)
+      _, slopes[name] = pull_back_fake(slope)
   else:
-    (_, losses), slope = jax.value_and_grad(weighted, has_aux=True)(judgements)
-    _, slope = pull_back(slope)
+    (_, losses), slope = jax.value_and_grad(weighted, has_aux=True)(fake)
+    _, slope = pull_back_fake(slope)
     slopes = {"sum": slope}
-  loss, slope = jax.value_and_grad(
-    lambda pair: codec_losses.discriminator_loss(*pair)
-  )(judgements)
-  gradients, _ = pull_back(slope)
+  loss, (slope_real, slope_fake) = jax.value_and_grad(
+    codec_losses.discriminator_loss, argnums=(0, 1)
+  )(real, fake)
+  (gradients,) = pull_back_real(slope_real)
+  others, _ = pull_back_fake(slope_fake)
+  gradients = jax.tree.map(jnp.add, gradients, others)
   return CriticPass(slopes, gradients, {**losses, "discriminator": loss})
 
 

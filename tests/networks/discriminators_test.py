@@ -57,3 +57,33 @@ def test_bad_config_is_named():
     discriminators.DiscriminatorConfig(num_wave_scales=0, stft_channels=0)
   with pytest.raises(ValueError, match="wave_channels=6"):
     discriminators.DiscriminatorConfig(wave_channels=6)
+
+
+@pytest.mark.parametrize("time", [1, 40, 257, 1024])
+def test_grouped_convolution_is_xlas(time):
+  """From 64 outputs on, a row of the product makes several."""
+  random = np.random.default_rng(time)
+  x = random.standard_normal((2, time, 16), dtype=np.float32)
+  kernel = random.standard_normal((41, 4, 32), dtype=np.float32)
+  slope = random.standard_normal((2, -(-time // 4), 32), dtype=np.float32)
+
+  def native(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (4,),
+      "SAME",
+      dimension_numbers=("NWC", "WIO", "NWC"),
+      feature_group_count=4,
+    )
+
+  def ours(x, kernel):
+    return discriminators.grouped_convolution(x, kernel, 4, 4)
+
+  results = []
+  for function in (native, ours):
+    y, pull_back = jax.vjp(function, x, kernel)
+    results.append((y, *pull_back(slope)))
+  for want, got in zip(*results, strict=True):
+    scale = np.abs(want).max()
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * scale)
