@@ -2,7 +2,7 @@
 """Builds a corpus: the demo scores, or a folder of your own audio.
 
 Also makes what training reads beside it: a text vocabulary from the captions
-of the train split, and a file of held-out prompts.
+of the train split, and files of held-out prompts and paraphrases.
 """
 
 import argparse
@@ -14,6 +14,8 @@ EPILOG = """examples:
   musiclm prepare text_vocabulary --vocab_size=512 --output_dir=text \\
     --corpus_dir=data_built/score_corpus/tiny/1.0.0
   musiclm prepare prompts --num_prompts=24 --output=prompts.jsonl \\
+    --corpus_dir=data_built/score_corpus/tiny/1.0.0
+  musiclm prepare paraphrases --output=paraphrases.jsonl \\
     --corpus_dir=data_built/score_corpus/tiny/1.0.0"""
 
 
@@ -61,7 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   prompts.add_argument("--num_prompts", type=int, default=24)
   prompts.add_argument("--seed", type=int, default=0)
   prompts.add_argument("--output", required=True, help="a JSONL file")
-  for kind, split in ((text, "train"), (prompts, "test")):
+
+  paraphrases = kinds.add_parser(
+    "paraphrases", help="a score_corpus's captions in held-out words, and tags"
+  )
+  paraphrases.add_argument("--output", required=True, help="a JSONL file")
+  for kind, split in (
+    (text, "train"),
+    (prompts, "test"),
+    (paraphrases, "test"),
+  ):
     kind.add_argument("--corpus_dir", required=True, help="a prepared corpus")
     kind.add_argument("--split", default=split)
 
@@ -73,6 +84,7 @@ def main(args: argparse.Namespace) -> int:
     "audio_folder": _audio_folder,
     "text_vocabulary": _text_vocabulary,
     "prompts": _prompts,
+    "paraphrases": _paraphrases,
   }[args.kind](args)
 
 
@@ -145,4 +157,14 @@ def _prompts(args: argparse.Namespace) -> int:
     [{"prompt": text, "source": source} for text, source in texts.items()],
   )
   print(f"{args.output}: {len(texts)} prompts")
+  return 0
+
+
+def _paraphrases(args: argparse.Namespace) -> int:
+  from musiclm_jax.cli import prompt_files
+  from musiclm_jax.data import paraphrases
+
+  rows = paraphrases.descriptions(args.corpus_dir, args.split)
+  prompt_files.write(args.output, rows)
+  print(f"{args.output}: {len(rows)} clips")
   return 0

@@ -41,6 +41,16 @@ class Record:
   audio: bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """What is written about a clip."""
+
+  clip_id: str
+  work_id: str
+  captions: tuple[str, ...]
+  aspects: tuple[str, ...]
+
+
 def _text(value) -> str:
   return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -88,6 +98,16 @@ class ClipReader:
   def captions(self, index: int) -> tuple[str, ...]:
     """Captions of a clip, without decoding its audio."""
     return tuple(_text(text) for text in self._records[index]["captions"])
+
+  def texts(self, index: int) -> Texts:
+    """Texts of a clip, without decoding its audio."""
+    record = self._records[index]
+    return Texts(
+      clip_id=_text(record["id"]),
+      work_id=_text(record["work_id"]),
+      captions=tuple(_text(text) for text in record["captions"]),
+      aspects=tuple(_text(text) for text in record["aspects"]),
+    )
 
   def clip_id(self, index: int) -> str:
     """Id of a clip, without decoding its audio."""
