@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   folder = kinds.add_parser("audio_folder", help="a tree of audio files")
   folder.add_argument("--source_dir", required=True, help="the tree")
-  folder.add_argument("--captions", help="CSV or JSONL with file, caption")
+  folder.add_argument("--captions", help="CSV or JSONL with file, caption, ...")
   folder.add_argument("--segment_secs", type=float, default=30.0)
   folder.add_argument(
     "--max_bad_fraction",
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
   text = kinds.add_parser(
-    "text_vocabulary", help="a SentencePiece model of the captions"
+    "text_vocabulary", help="a SentencePiece model of the texts"
   )
   text.add_argument("--vocab_size", type=int, default=512)
   text.add_argument("--output_dir", required=True, help="gets text.model")
@@ -123,12 +123,12 @@ def _text_vocabulary(args: argparse.Namespace) -> int:
   from musiclm_jax.data import clips, text_vocabulary
 
   reader = clips.ClipReader(args.corpus_dir, args.split)
-  captions = [
-    caption
-    for index in range(len(reader))
-    for caption in reader.captions(index)
-  ]
-  path = text_vocabulary.train(captions, args.output_dir, args.vocab_size)
+  lines: list[str] = []
+  for index in range(len(reader)):
+    texts = reader.texts(index)
+    lines += texts.captions or texts.aspects
+    lines += texts.titles + texts.playlists
+  path = text_vocabulary.train(lines, args.output_dir, args.vocab_size)
   print(f"{path}: {vocabularies.load(path).num_tokens} ids")
   return 0
 

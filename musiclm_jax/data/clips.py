@@ -49,6 +49,8 @@ class Texts:
   work_id: str
   captions: tuple[str, ...]
   aspects: tuple[str, ...]
+  titles: tuple[str, ...]
+  playlists: tuple[str, ...]
 
 
 def _text(value) -> str:
@@ -102,11 +104,12 @@ class ClipReader:
   def texts(self, index: int) -> Texts:
     """Texts of a clip, without decoding its audio."""
     record = self._records[index]
+    # Not all corpora store titles and names of playlists.
+    kinds = ("captions", "aspects", "titles", "playlists")
     return Texts(
       clip_id=_text(record["id"]),
       work_id=_text(record["work_id"]),
-      captions=tuple(_text(text) for text in record["captions"]),
-      aspects=tuple(_text(text) for text in record["aspects"]),
+      **{kind: tuple(map(_text, record.get(kind, ()))) for kind in kinds},
     )
 
   def clip_id(self, index: int) -> str:
