@@ -126,6 +126,11 @@ class Contrastive:
     )
     self._num_parts = 1
 
+  @property
+  def num_text_ids(self) -> int:
+    """Text ids that the text tower knows."""
+    return self.network.config.active_text.vocab_size
+
   def in_parts(self, num_microbatches: int) -> "Contrastive":
     """The same trainable with towers that see part of a batch at a time.
 

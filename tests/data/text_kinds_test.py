@@ -6,9 +6,14 @@ import collections
 import numpy as np
 import pytest
 
+from musiclm_jax.cli import experiment
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import errors, vocabularies
 from musiclm_jax.data import loader, tasks, text_kinds
+from musiclm_jax.models import contrastive
+from musiclm_jax.networks import mulan, mulan_text
+from musiclm_jax.partitioning import mesh
+from musiclm_jax.training import loop, optimizers
 from tests.data import conftest
 
 TEXTS = {
@@ -152,3 +157,25 @@ def test_clips_without_a_text_are_an_error_unless_allowed(corpus, text_model):
   batches = make_loader(corpus, text_model, allow_no_text=True)
   tokens = next(batches.train_batches())["text_tokens"]
   assert (tokens.any(1)).sum() == 4
+
+
+def test_more_ids_than_the_text_tower_knows_are_refused(corpus, text_model):
+  data = make_loader(corpus, text_model, allow_no_text=True)
+  assert data.num_text_ids == vocabularies.load(text_model).num_tokens
+
+  def build(vocab_size):
+    text = mulan_text.TextTowerConfig(vocab_size=vocab_size, max_length=24)
+    trainable = contrastive.Contrastive(
+      contrastive.ContrastiveConfig(), mulan.MuLanConfig(text=text)
+    )
+    return experiment.Experiment(
+      trainable,
+      data,
+      loop.LoopConfig(total_steps=1, global_batch_size=6),
+      optimizers.OptimizerConfig(),
+      mesh.MeshConfig(),
+    )
+
+  assert build(data.num_text_ids).data is data
+  with pytest.raises(errors.UserError, match=r"has \d+ ids, the text tower 20"):
+    build(20)
