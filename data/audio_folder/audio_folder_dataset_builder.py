@@ -97,8 +97,11 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Corpus `audio_folder`."""
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES = {
+    "1.0.0": "First release.",
+    "1.1.0": "Titles and names of playlists; 1.0.0 can be read as it is.",
+  }
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "Put audio files under manual_dir, or name a folder by source_dir."
   )
@@ -127,7 +130,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
-      features=corpora.clip_features(),
+      features=corpora.clip_features(("titles", "playlists")),
       description=_DESCRIPTION,
       metadata=tfds.core.MetadataDict(
         source_dir=self.builder_config.source_dir,

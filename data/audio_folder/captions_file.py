@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A captions file (CSV or JSONL) to captions, aspects and works by file."""
+"""A captions file (CSV or JSONL) to texts of several kinds, by file."""
 
 import csv
 import dataclasses
@@ -12,6 +12,13 @@ from typing import Any
 from musiclm_jax.core import errors
 
 _FILE, _CAPTION = "file", "caption"
+# Columns of texts; where the fields of `FileText` are called otherwise.
+_TEXTS = {
+  _CAPTION: "captions",
+  "title": "titles",
+  "playlist": "playlists",
+}
+_TAGS = "aspects"
 
 
 @dataclasses.dataclass
@@ -21,20 +28,25 @@ class FileText:
   Attributes:
     captions: in the order of the rows.
     aspects: short tags.
+    titles: what it is called.
+    playlists: names of lists that it is in.
     work: names what it is a recording of, or ''.
   """
 
   captions: list[str] = dataclasses.field(default_factory=list)
   aspects: list[str] = dataclasses.field(default_factory=list)
+  titles: list[str] = dataclasses.field(default_factory=list)
+  playlists: list[str] = dataclasses.field(default_factory=list)
   work: str = ""
 
 
 def read(path: str | os.PathLike) -> dict[str, FileText]:
   """Reads a captions file.
 
-  Columns: `file` (relative to the audio folder) and `caption`; optional
-  `aspects` (separated by semicolons, or a list in JSONL) and `work`. A file
-  may have several rows; in JSONL `caption` may be a list.
+  Columns: `file` (relative to the audio folder); at least one of `caption`,
+  `title`, `playlist` and `aspects` (separated by semicolons, or a list in
+  JSONL); optional `work`. Other columns are not read. A file may have several
+  rows; in JSONL every text may be a list.
 
   Args:
     path: ends in .csv or .jsonl.
@@ -62,15 +74,18 @@ def read(path: str | os.PathLike) -> dict[str, FileText]:
   rows = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
   found: dict[str, FileText] = {}
   for line, row in rows(path, text):
-    for column in (_FILE, _CAPTION):
-      if row.get(column) is None:
-        raise errors.UserError(
-          f"{path}, line {line}: column {column!r} is missing; there are "
-          f"{sorted(map(str, row))}"
-        )
+    missing = _FILE if row.get(_FILE) is None else None
+    if all(row.get(column) is None for column in (*_TEXTS, _TAGS)):
+      missing = missing or _CAPTION
+    if missing:
+      raise errors.UserError(
+        f"{path}, line {line}: column {missing!r} is missing; there are "
+        f"{sorted(map(str, row))}"
+      )
     entry = found.setdefault(_normal(str(row[_FILE])), FileText())
-    entry.captions += _strings(row[_CAPTION])
-    aspects = row.get("aspects") or ()
+    for column, field in _TEXTS.items():
+      getattr(entry, field).extend(_strings(row.get(column) or ()))
+    aspects = row.get(_TAGS) or ()
     if isinstance(aspects, str):
       aspects = aspects.split(";")
     entry.aspects += _strings(aspects)

@@ -147,6 +147,8 @@ def _jobs_by_split(
         arrangement=seen[work_id],
         captions=tuple(text.captions),
         aspects=tuple(text.aspects),
+        titles=tuple(text.titles),
+        playlists=tuple(text.playlists),
         segment_secs=settings.segment_secs,
         silent_db=settings.limits.silent_db,
       )

@@ -29,6 +29,8 @@ class FileJob:
     aspects: likewise.
     segment_secs: length of a clip.
     silent_db: clips below are left out.
+    titles: of the whole file.
+    playlists: likewise.
   """
 
   folder: str
@@ -39,6 +41,8 @@ class FileJob:
   aspects: tuple[str, ...]
   segment_secs: float
   silent_db: float
+  titles: tuple[str, ...] = ()
+  playlists: tuple[str, ...] = ()
 
 
 def cut(waveform: np.ndarray, segment_samples: int) -> list[np.ndarray]:
@@ -83,6 +87,8 @@ def make_clips(job: FileJob) -> list[dict[str, Any]]:
         "arrangement": job.arrangement,
         "captions": list(job.captions),
         "aspects": list(job.aspects),
+        "titles": list(job.titles),
+        "playlists": list(job.playlists),
       }
     )
   return clips

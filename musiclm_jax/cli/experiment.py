@@ -48,6 +48,17 @@ class Experiment:
   exporter: Any = None
   rows_per_device: int = 0
 
+  def __post_init__(self):
+    # What clamps ids without a word would train on wrong texts.
+    given = getattr(self.data, "num_text_ids", 0)
+    known = getattr(self.trainable, "num_text_ids", given)
+    if given > known:
+      raise errors.UserError(
+        f"the text vocabulary of the data has {given} ids, the text tower "
+        f"{known}: expected at most as many; set the tower's vocab_size, or "
+        "take the vocabulary that belongs to it"
+      )
+
   def make_partitioner(
     self, devices: Sequence[Any] | None = None
   ) -> partitioner_lib.Partitioner:

@@ -2,7 +2,7 @@
 """Builds a corpus: the demo scores, or a folder of your own audio.
 
 Also makes what training reads beside it: a text vocabulary from the captions
-of the train split, and a file of held-out prompts.
+of the train split, and files of held-out prompts and paraphrases.
 """
 
 import argparse
@@ -14,6 +14,8 @@ EPILOG = """examples:
   musiclm prepare text_vocabulary --vocab_size=512 --output_dir=text \\
     --corpus_dir=data_built/score_corpus/tiny/1.0.0
   musiclm prepare prompts --num_prompts=24 --output=prompts.jsonl \\
+    --corpus_dir=data_built/score_corpus/tiny/1.0.0
+  musiclm prepare paraphrases --output=paraphrases.jsonl \\
     --corpus_dir=data_built/score_corpus/tiny/1.0.0"""
 
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   folder = kinds.add_parser("audio_folder", help="a tree of audio files")
   folder.add_argument("--source_dir", required=True, help="the tree")
-  folder.add_argument("--captions", help="CSV or JSONL with file, caption")
+  folder.add_argument("--captions", help="CSV or JSONL with file, caption, ...")
   folder.add_argument("--segment_secs", type=float, default=30.0)
   folder.add_argument(
     "--max_bad_fraction",
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
   text = kinds.add_parser(
-    "text_vocabulary", help="a SentencePiece model of the captions"
+    "text_vocabulary", help="a SentencePiece model of the texts"
   )
   text.add_argument("--vocab_size", type=int, default=512)
   text.add_argument("--output_dir", required=True, help="gets text.model")
@@ -61,7 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   prompts.add_argument("--num_prompts", type=int, default=24)
   prompts.add_argument("--seed", type=int, default=0)
   prompts.add_argument("--output", required=True, help="a JSONL file")
-  for kind, split in ((text, "train"), (prompts, "test")):
+
+  paraphrases = kinds.add_parser(
+    "paraphrases", help="a score_corpus's captions in held-out words, and tags"
+  )
+  paraphrases.add_argument("--output", required=True, help="a JSONL file")
+  for kind, split in (
+    (text, "train"),
+    (prompts, "test"),
+    (paraphrases, "test"),
+  ):
     kind.add_argument("--corpus_dir", required=True, help="a prepared corpus")
     kind.add_argument("--split", default=split)
 
@@ -73,6 +84,7 @@ def main(args: argparse.Namespace) -> int:
     "audio_folder": _audio_folder,
     "text_vocabulary": _text_vocabulary,
     "prompts": _prompts,
+    "paraphrases": _paraphrases,
   }[args.kind](args)
 
 
@@ -111,12 +123,12 @@ def _text_vocabulary(args: argparse.Namespace) -> int:
   from musiclm_jax.data import clips, text_vocabulary
 
   reader = clips.ClipReader(args.corpus_dir, args.split)
-  captions = [
-    caption
-    for index in range(len(reader))
-    for caption in reader.captions(index)
-  ]
-  path = text_vocabulary.train(captions, args.output_dir, args.vocab_size)
+  lines: list[str] = []
+  for index in range(len(reader)):
+    texts = reader.texts(index)
+    lines += texts.captions or texts.aspects
+    lines += texts.titles + texts.playlists
+  path = text_vocabulary.train(lines, args.output_dir, args.vocab_size)
   print(f"{path}: {vocabularies.load(path).num_tokens} ids")
   return 0
 
@@ -145,4 +157,14 @@ def _prompts(args: argparse.Namespace) -> int:
     [{"prompt": text, "source": source} for text, source in texts.items()],
   )
   print(f"{args.output}: {len(texts)} prompts")
+  return 0
+
+
+def _paraphrases(args: argparse.Namespace) -> int:
+  from musiclm_jax.cli import prompt_files
+  from musiclm_jax.data import paraphrases
+
+  rows = paraphrases.descriptions(args.corpus_dir, args.split)
+  prompt_files.write(args.output, rows)
+  print(f"{args.output}: {len(rows)} clips")
   return 0

@@ -39,7 +39,7 @@ def read(path: str | os.PathLike) -> list[str]:
 def write(
   path: str | os.PathLike, records: Sequence[Mapping[str, Any]]
 ) -> None:
-  """Writes records with a `prompt` each as JSON lines, atomically."""
+  """Writes records, perhaps with a `prompt` each, as JSON lines, atomically."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   scratch = path.with_name(path.name + ".writing")

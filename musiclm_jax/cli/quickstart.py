@@ -118,10 +118,21 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
     **on_corpus,
     "DISCRIMINATOR_START_STEP": round(CRITICS_START * codec_steps),
   }
-  if args.text_tower:
+  prepare_text = []
+  if args.text_tower:  # It brings its vocabulary.
     with_text = {**on_corpus, "BERT_DIR": _from_caller(args.text_tower)}
   else:
     with_text = {**on_corpus, "TEXT_MODEL": text / "text.model"}
+    prepare_text = [
+      steps_lib.Step(
+        "prepare_text",
+        (
+          *("prepare", "text_vocabulary", f"--corpus_dir={corpus}"),
+          f"--output_dir={text}",
+        ),
+        ("prepare_corpus",),
+      )
+    ]
   steps = [
     steps_lib.Step(
       "prepare_corpus",
@@ -132,16 +143,11 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
       num_cores=2,
     ),
     train("soundstream", "soundstream", ("prepare_corpus",), with_critics),
-    steps_lib.Step(
-      "prepare_text",
-      (
-        *("prepare", "text_vocabulary", f"--corpus_dir={corpus}"),
-        f"--output_dir={text}",
-      ),
-      ("prepare_corpus",),
-    ),
+    *prepare_text,
     train(
-      *("mulan", "mulan", ("prepare_text",), with_text),
+      *("mulan", "mulan"),
+      tuple(step.name for step in prepare_text) or ("prepare_corpus",),
+      with_text,
       (_BERT,) if args.text_tower else (),
     ),
     train("w2v_bert", "semantic", ("prepare_corpus",), on_corpus),

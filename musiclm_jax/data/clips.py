@@ -41,6 +41,18 @@ class Record:
   audio: bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """What is written about a clip."""
+
+  clip_id: str
+  work_id: str
+  captions: tuple[str, ...]
+  aspects: tuple[str, ...]
+  titles: tuple[str, ...]
+  playlists: tuple[str, ...]
+
+
 def _text(value) -> str:
   return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -88,6 +100,17 @@ class ClipReader:
   def captions(self, index: int) -> tuple[str, ...]:
     """Captions of a clip, without decoding its audio."""
     return tuple(_text(text) for text in self._records[index]["captions"])
+
+  def texts(self, index: int) -> Texts:
+    """Texts of a clip, without decoding its audio."""
+    record = self._records[index]
+    # Not all corpora store titles and names of playlists.
+    kinds = ("captions", "aspects", "titles", "playlists")
+    return Texts(
+      clip_id=_text(record["id"]),
+      work_id=_text(record["work_id"]),
+      **{kind: tuple(map(_text, record.get(kind, ()))) for kind in kinds},
+    )
 
   def clip_id(self, index: int) -> str:
     """Id of a clip, without decoding its audio."""

@@ -15,6 +15,7 @@ import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from musiclm_jax.core import errors
@@ -25,8 +26,11 @@ BUILDERS_PACKAGE = "musiclm_jax_builders"
 _SCORE_CORPUS, _AUDIO_FOLDER = "score_corpus", "audio_folder"
 
 
-def clip_features() -> Any:
-  """Features of a clip, the same in every corpus.
+def clip_features(more: Sequence[str] = ()) -> Any:
+  """Features of a clip, the same in every corpus but for kinds of texts.
+
+  Args:
+    more: features beside captions and aspects, lists of texts.
 
   Audio stays encoded (FLAC, 16 bit, mono, 24 kHz) until a crop is wanted, so
   it is a scalar of bytes and not a TFDS `Audio` feature.
@@ -44,6 +48,7 @@ def clip_features() -> Any:
       "arrangement": tfds.features.Scalar(dtype=np.int32),
       "captions": tfds.features.Sequence(tfds.features.Text()),
       "aspects": tfds.features.Sequence(tfds.features.Text()),
+      **{name: tfds.features.Sequence(tfds.features.Text()) for name in more},
     }
   )
 

@@ -23,6 +23,18 @@ CLIP = {
   "captions": tf.TensorSpec([None], tf.string),  # [captions]
 }
 
+# What is written about a clip, by kind (`data/text_kinds.py`).
+TEXT_FEATURES = {
+  "caption": "captions",
+  "aspects": "aspects",
+  "title": "titles",
+  "playlist": "playlists",
+}
+CLIP_TEXTS = {
+  **CLIP,
+  **{name: tf.TensorSpec([None], tf.string) for name in TEXT_FEATURES.values()},
+}
+
 
 def codes_spec(num_codebooks: int) -> tf.TensorSpec:
   """Codes of one stream: int32 `[frames, codebooks]`, -1 on padding."""

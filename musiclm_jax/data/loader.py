@@ -95,6 +95,12 @@ class Loader:
     """Records of the train split, over all corpora."""
     return self._recipe.task.source.num_input_examples(self._train_split)
 
+  @property
+  def num_text_ids(self) -> int:
+    """Ids of the text vocabulary, 0 where batches hold no text."""
+    text = self._recipe.task.output_features.get("text_tokens")
+    return text.vocabulary.vocab_size if text else 0
+
   def num_eval_batches(self, split: str | None = None) -> int:
     """Batches of one pass over an evaluation split."""
     split = self._eval_split if split is None else split

@@ -24,7 +24,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from musiclm_jax.core import errors
-from musiclm_jax.data import example_order, features, token_cache
+from musiclm_jax.data import (
+  example_order,
+  features,
+  text_kinds,
+  token_cache,
+)
 
 CORPUS_INFO = "dataset_info.json"
 
@@ -287,7 +292,7 @@ class _Clips:
     self._records = corpus_builder(directory).as_data_source(split)
     self._max_bytes = max_bytes
     self._num_bytes = 0
-    self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    self._kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
@@ -303,8 +308,8 @@ class _Clips:
 
   def get(
     self, index: int, sample_rate_hz: int
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """(int16 samples, captions as bytes) of one clip."""
+  ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(int16 samples, texts as bytes by feature) of one clip."""
     kept = self._kept.get(index)
     if kept is not None:
       return kept
@@ -316,8 +321,12 @@ class _Clips:
         f"clip {_to_str(record['id'])!r} of corpus {self.directory}: its audio "
         f"cannot be decoded ({error})"
       ) from error
-    captions = [_to_bytes(text) for text in record["captions"]]
-    clip = samples, np.array(captions, np.bytes_)
+    # Corpora differ in which of these they store.
+    texts = {
+      name: np.array([_to_bytes(x) for x in record.get(name, ())], np.bytes_)
+      for name in features.TEXT_FEATURES.values()
+    }
+    clip = samples, texts
     with self._lock:
       if self._num_bytes + samples.nbytes <= self._max_bytes:
         self._num_bytes += samples.nbytes
@@ -344,6 +353,8 @@ class ClipSource(IndexedSource):
     needs_captions: bool = False,
     max_ram_bytes: int = 1 << 28,
     num_threads: int = 4,
+    kinds: Sequence[str] = ("caption",),
+    all_texts: bool = False,
   ):
     """Opens corpora.
 
@@ -351,14 +362,18 @@ class ClipSource(IndexedSource):
       corpus_dirs: prepared corpora.
       sample_rate_hz: clips are resampled to it when they are read.
       weights: share of each corpus, see `IndexedSource`.
-      needs_captions: a clip without captions is an error.
+      needs_captions: a clip without a text of `kinds` is an error.
       max_ram_bytes: decoded clips (int16) kept in memory, per corpus.
       num_threads: reader threads.
+      kinds: some of `text_kinds.KINDS`.
+      all_texts: give all texts, not only captions.
     """
+    self._kinds = tuple(kinds)
     self._sample_rate_hz = sample_rate_hz
     self._needs_captions = needs_captions
     self._max_ram_bytes = max_ram_bytes
-    super().__init__(corpus_dirs, features.CLIP, weights, num_threads)
+    signature = features.CLIP_TEXTS if all_texts else features.CLIP
+    super().__init__(corpus_dirs, signature, weights, num_threads)
 
   def split_sizes(self, directory: str) -> dict[str, int]:
     splits = corpus_builder(directory).info.splits
@@ -368,14 +383,16 @@ class ClipSource(IndexedSource):
     return _Clips(directory, split, self._max_ram_bytes)
 
   def read(self, records: _Clips, index: int) -> dict[str, np.ndarray]:
-    samples, captions = records.get(index, self._sample_rate_hz)
-    if self._needs_captions and not len(captions):
-      raise errors.UserError(
-        f"clip {records.clip_id(index)!r} of corpus {records.directory} has no "
-        "captions: expected at least 1"
-      )
+    samples, texts = records.get(index, self._sample_rate_hz)
+    if self._needs_captions:
+      of_kind = {k: texts[name] for k, name in features.TEXT_FEATURES.items()}
+      if not any(text_kinds.available(of_kind, kind) for kind in self._kinds):
+        raise errors.UserError(
+          f"clip {records.clip_id(index)!r} of corpus {records.directory} has "
+          f"no text of {' or '.join(self._kinds)}: expected at least 1"
+        )
     waveform = samples.astype(np.float32) / np.float32(32768.0)
-    return {"waveform": waveform, "captions": captions}
+    return {"waveform": waveform, **texts}
 
   def describe(self, split: str, position: int) -> str:
     """Names the clip at `position` by its id."""

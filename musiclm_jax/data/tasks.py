@@ -22,6 +22,7 @@ from musiclm_jax.data import (
   preprocessors,
   sources,
   stage_reader,
+  text_kinds,
   token_cache,
 )
 
@@ -72,21 +73,29 @@ class WaveformTaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTaskConfig:
-  """Crops of audio with one of their captions, for MuLan.
+  """Crops of audio with a text each, for MuLan.
 
   Attributes:
     waveform: the audio side.
     text_model: path of a text vocabulary (`core/vocabularies.py`).
     text_length: text tokens per example.
+    text_weights: how often a text is of which kind, by name (`text_kinds`),
+      such as {'caption': 2.0, 'aspects': 1.0}; empty for captions alone.
+    allow_no_text: whether clips may have no text. Their rows are no pairs
+      (`models/contrastive.py`), and make the others' negatives fewer.
   """
 
   waveform: WaveformTaskConfig
   text_model: str
   text_length: int = 64
+  text_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  allow_no_text: bool = False
 
   def __post_init__(self):
     if self.text_length < 1:
       raise ValueError(f"text_length={self.text_length}: expected >= 1")
+    if self.text_weights:
+      text_kinds.check_weights(self.text_weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,22 +272,31 @@ def waveform_recipe(config: WaveformTaskConfig) -> Recipe:
 def caption_recipe(config: CaptionTaskConfig) -> Recipe:
   """Batches of `waveform` and `text_tokens` int32 `[batch, text_length]`.
 
+  Text tokens are all 0 where a clip has no text.
+
   Raises:
     UserError: if a corpus or the text model is missing.
   """
   audio = config.waveform
   vocabulary = vocabularies.load(config.text_model)
+  # Captions alone are drawn as they were before there were other kinds.
+  is_plain = not config.text_weights and not config.allow_no_text
+  weights = text_kinds.check_weights(config.text_weights or {"caption": 1.0})
 
   def make_task(name: str) -> seqio.Task:
     source = sources.ClipSource(
       audio.corpus_dirs,
       audio.sample_rate_hz,
       audio.weights,
-      needs_captions=True,
+      needs_captions=not config.allow_no_text,
       max_ram_bytes=audio.max_ram_bytes,
+      kinds=[kind for kind, _ in weights],
+      all_texts=not is_plain,
     )
     tokenize = functools.partial(
-      preprocessors.tokenize_caption,
+      preprocessors.tokenize_caption
+      if is_plain
+      else functools.partial(text_kinds.tokenize_drawn, weights=weights),
       vocabulary=vocabulary,
       text_length=config.text_length,
     )

@@ -126,6 +126,11 @@ class Contrastive:
     )
     self._num_parts = 1
 
+  @property
+  def num_text_ids(self) -> int:
+    """Text ids that the text tower knows."""
+    return self.network.config.active_text.vocab_size
+
   def in_parts(self, num_microbatches: int) -> "Contrastive":
     """The same trainable with towers that see part of a batch at a time.
 
@@ -142,7 +147,10 @@ class Contrastive:
     return other
 
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """`waveform` `[batch, samples]` and `text_tokens` `[batch, length]`."""
+    """`waveform` `[batch, samples]` and `text_tokens` `[batch, length]`.
+
+    A row of `text_tokens` that is all padding is audio without a text.
+    """
     network = self.network.config
     samples = round(self.config.crop_secs * network.mel.sample_rate_hz)
     length = network.active_text.max_length
@@ -236,6 +244,9 @@ class Contrastive:
   ) -> tuple[jax.Array, protocols.LossOutput]:
     """Mean loss over the pairs of the global batch.
 
+    Rows without a text are no pairs: loss, gradients and metrics are those of
+    the batch without them, and 0 where no row has a text.
+
     Args:
       variables: unboxed, `{'params': ...}`.
       batch: see `input_shapes`.
@@ -249,8 +260,8 @@ class Contrastive:
       'mulan', where no texts repeat); of retrieval within the batch
       `recall_at_1_audio_to_text`, `recall_at_10_audio_to_text`,
       `median_rank_audio_to_text` (1 is best; pairs with the same text are
-      not counted) and the same `_text_to_audio`; `temperature`, and with
-      'sigmoid' `bias`.
+      not counted) and the same `_text_to_audio`; `pairs_share`, rows that
+      have a text; `temperature`, and with 'sigmoid' `bias`.
     """
     del step
     config, params = self.config, dict(variables["params"])
@@ -259,23 +270,33 @@ class Contrastive:
     temperature = jnp.clip(
       jnp.exp(log_temperature.astype(jnp.float32)), config.min_temperature, 1.0
     )
+    present = (batch["text_tokens"] > 0).any(1)
     if config.mask_equal_texts:
       ids = text_ids(batch["text_tokens"])
     else:
       ids = jnp.arange(len(audio))[:, None]
     found = pair_losses.pair_losses(
-      audio, text, ids, 1 / temperature, bias, config.loss, config.pair_chunk
+      audio,
+      text,
+      ids,
+      1 / temperature,
+      bias,
+      config.loss,
+      config.pair_chunk,
+      present,
     )
-    chance = pair_losses.chance_losses(found.num_negatives, config.loss)
+    chance = pair_losses.chance_losses(
+      found.num_negatives, config.loss, present
+    )
     values = {
       "loss": found.loss,
       "loss_minus_chance": found.loss - chance,
       "recall_at_1_audio_to_text": found.hit_text,
       "recall_at_1_text_to_audio": found.hit_audio,
-      "recall_at_10_audio_to_text": found.rank_text < 10,
-      "recall_at_10_text_to_audio": found.rank_audio < 10,
+      "recall_at_10_audio_to_text": present & (found.rank_text < 10),
+      "recall_at_10_text_to_audio": present & (found.rank_audio < 10),
     }
-    one, count = jnp.float32(1), jnp.float32(len(audio))
+    one, count = jnp.float32(1), present.sum(dtype=jnp.float32)
     metrics = {
       name: protocols.Mean(value.sum(dtype=jnp.float32), count)
       for name, value in values.items()
@@ -284,8 +305,13 @@ class Contrastive:
       ("audio_to_text", found.rank_text),
       ("text_to_audio", found.rank_audio),
     ):
-      metrics[f"median_rank_{name}"] = protocols.Mean(jnp.median(rank) + 1, one)
+      median = jnp.nanmedian(jnp.where(present, rank, jnp.nan)) + 1
+      metrics[f"median_rank_{name}"] = protocols.Mean(
+        jnp.where(count > 0, median, 0.0), jnp.minimum(count, 1)
+      )
+    metrics["pairs_share"] = protocols.Mean(count, jnp.float32(len(audio)))
     metrics["temperature"] = protocols.Mean(temperature, one)
     if config.loss == "sigmoid":
       metrics["bias"] = protocols.Mean(bias, one)
-    return found.loss.mean(), protocols.LossOutput({}, metrics)
+    loss = found.loss.sum() / jnp.maximum(count, 1)
+    return loss, protocols.LossOutput({}, metrics)

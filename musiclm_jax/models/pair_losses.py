@@ -33,6 +33,8 @@ _TIE = 1e-6
 class PairLosses(NamedTuple):
   """Per pair of the batch; only `loss` has a gradient.
 
+  Of a row without a partner all are 0 or False.
+
   Attributes:
     loss: float32 `[batch]`.
     num_negatives: float32 `[batch]`, pairs with other ids.
@@ -99,12 +101,23 @@ def _similarity(x: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
   )
 
 
+def _present(ids: jax.Array) -> jax.Array:
+  """bool `[rows]`: the last column of ids, by `pair_losses`."""
+  return ids[:, -1] > 0
+
+
 def _equal(ids: jax.Array, others: jax.Array) -> jax.Array:
   """bool `[rows, columns]`, True where all numbers are equal."""
   same = ids[:, None, 0] == others[None, :, 0]
   for k in range(1, ids.shape[1]):
     same &= ids[:, None, k] == others[None, :, k]
   return same
+
+
+def _negatives(ids: jax.Array, others: jax.Array, real: jax.Array) -> jax.Array:
+  """bool `[rows, columns]`: of which columns a row is to be told apart."""
+  both = _present(ids)[:, None] & _present(others) & real
+  return both & ~_equal(ids, others)
 
 
 def _walk(loss, chunk, x, ids, positive, others, other_ids, bias) -> _Walk:
@@ -114,7 +127,7 @@ def _walk(loss, chunk, x, ids, positive, others, other_ids, bias) -> _Walk:
     (y, y_ids), real = part
     similarity = _similarity(x, y, bias)
     own = _equal(ids, y_ids)
-    negative = ~own & real
+    negative = _negatives(ids, y_ids, real)
     masked = jnp.where(negative, similarity, _LOWEST)
     highest = jnp.maximum(seen.highest, masked.max(1))
     if loss == "sigmoid":
@@ -124,7 +137,7 @@ def _walk(loss, chunk, x, ids, positive, others, other_ids, bias) -> _Walk:
       above = jnp.where(negative, similarity - highest[:, None], _LOWEST)
       shrunk = seen.total * jnp.exp(seen.highest - highest)
       total = shrunk + jnp.exp(above).sum(1)
-    among = jnp.where(real, similarity, _LOWEST)
+    among = jnp.where(real & _present(y_ids), similarity, _LOWEST)
     first = among.argmax(1)[:, None]
     best = jnp.take_along_axis(among, first, 1)[:, 0]
     hit = jnp.take_along_axis(own, first, 1)[:, 0]
@@ -173,8 +186,12 @@ def _forward_rows(loss, chunk, x, y, ids, all_x, all_y, all_ids, bias):
         jnp.where(some, jnp.logaddexp(log, positive), positive) for log in logs
       ]
       losses = (logs[0] + logs[1]) / 2 - positive
+  present = _present(ids)
   out = PairLosses(
-    losses, count, *(w.hit for w in walks), *(w.rank for w in walks)
+    jnp.where(present, losses, 0.0),
+    count,
+    *(w.hit & present for w in walks),
+    *(w.rank for w in walks),
   )
   return out, tuple(logs)
 
@@ -194,7 +211,7 @@ def _backward_rows(
   def one_side(x, log, others, other_logs):
     def body(carry, part):
       (y, y_ids, y_gradient, y_log), real = part
-      negative = ~_equal(ids, y_ids) & real
+      negative = _negatives(ids, y_ids, real)
       similarity = _similarity(x, y, bias)
       if loss == "sigmoid":
         slope = jax.nn.sigmoid(similarity)
@@ -251,7 +268,7 @@ def _forward(loss, chunk, x, y, ids, bias):
 
 def _backward(loss, chunk, saved, out):
   x, y, ids, bias, *logs = saved
-  gradient = out.loss
+  gradient = jnp.where(_present(ids), out.loss, 0.0)
   if loss == "mulan":
     # A pair without negatives has no loss at all.
     gradient = jnp.where(logs[0] < _HIGHEST, gradient, 0.0)
@@ -283,6 +300,7 @@ def pair_losses(
   bias: jax.Array | float = 0.0,
   loss: str = "mulan",
   chunk: int = 1024,
+  present: jax.Array | None = None,
 ) -> PairLosses:
   """Compares every audio of the global batch with every text.
 
@@ -309,6 +327,10 @@ def pair_losses(
     bias: float32 scalar; moves nothing but 'sigmoid'.
     loss: one of `LOSSES`.
     chunk: at most so many columns of similarities are held at a time.
+    present: bool `[batch]`, None for all. A row that is not there, such as
+      audio without a text, is nobody's positive and nobody's negative: the
+      others have the loss and gradients of a batch without it, and it has
+      none. What its embeddings hold does not matter, so long as it is finite.
 
   Raises:
     ValueError: if `loss` is none of them, or shapes do not fit.
@@ -322,13 +344,20 @@ def pair_losses(
       f"audio {audio.shape}, text {text.shape}, ids {ids.shape}: expected "
       "[batch, dim], the same, and [batch, k]"
     )
+  if present is None:
+    present = jnp.ones(len(ids), bool)
+  ids = jnp.concatenate(
+    [jnp.asarray(ids), present[:, None].astype(ids.dtype)], axis=1
+  )
   audio = audio.astype(jnp.float32) * scale
   return _losses(
     loss, chunk, audio, text.astype(jnp.float32), ids, jnp.float32(bias)
   )
 
 
-def chance_losses(num_negatives: jax.Array, loss: str) -> jax.Array:
+def chance_losses(
+  num_negatives: jax.Array, loss: str, present: jax.Array | None = None
+) -> jax.Array:
   """float32 `[batch]`: what an encoder gets that gives all inputs one vector.
 
   For 'sigmoid' with the bias that is best for the batch.
@@ -336,6 +365,7 @@ def chance_losses(num_negatives: jax.Array, loss: str) -> jax.Array:
   Args:
     num_negatives: float32 `[batch]`.
     loss: one of `LOSSES`.
+    present: bool `[batch]`, see `pair_losses`; None for all.
   """
   if loss == "mulan":
     some = num_negatives > 0
@@ -343,7 +373,10 @@ def chance_losses(num_negatives: jax.Array, loss: str) -> jax.Array:
     return jnp.where(some, chance, 0.0)
   if loss == "infonce":
     return jnp.log(num_negatives + 1.0)
-  share = 1.0 / (1.0 + num_negatives.mean())
+  if present is None:
+    present = jnp.ones(len(num_negatives), bool)
+  # Rows that are not there have no negatives.
+  share = 1.0 / (1.0 + num_negatives.sum() / jnp.maximum(present.sum(), 1))
   # Not log(1 - share), of which none is left where there are no negatives.
   no = jnp.log1p(-jnp.minimum(share, 1.0 - 1e-7))
-  return -jnp.log(share) - num_negatives * no
+  return jnp.where(present, -jnp.log(share) - num_negatives * no, 0.0)

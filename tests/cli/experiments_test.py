@@ -14,6 +14,7 @@ GIN = pathlib.Path(__file__).resolve().parents[2] / "gin"
 EXPERIMENTS = sorted(path.name for path in (GIN / "experiments").glob("*.gin"))
 MESHES = sorted(path.name for path in (GIN / "mesh").glob("*.gin"))
 PAPER = "experiments/musiclm_{}_paper_audio_folder.gin"
+DEMO = "experiments/musiclm_{}_score_corpus.gin"
 # What the command line of a mesh file adds.
 SIZES = {
   "tensor.gin": ["FSDP=2", "TENSOR=2"],
@@ -41,11 +42,11 @@ def test_experiment_resolves_as_its_header_says(name):
     )
 
 
-def parameters(part, *files, overrides=()):
+def parameters(part, *files, overrides=(), base=PAPER):
   """Millions of parameters by top-level name; nothing is compiled."""
   # What reads a corpus or a token cache is left out, as `musiclm check` does.
   gin_config.resolve(
-    [PAPER.format(part), *files],
+    [base.format(part), *files],
     overrides,
     without=(
       "experiment.Experiment.data",
@@ -115,6 +116,22 @@ def test_mulan_towers():
   assert ast["audio"] == pytest.approx(87, rel=0.03)
   for counts in (residual, ast):
     assert counts["text"] == pytest.approx(110, rel=0.01)
+
+
+@pytest.mark.parametrize(
+  ("size", "tower", "audio", "text"),
+  [
+    ("tiny", "resnet", 0.1307, 0.1479),
+    ("tiny", "ast", 0.2038, 0.1479),
+    ("small", "resnet", 0.5721, 1.107),
+    ("small", "ast", 1.834, 1.107),
+  ],
+)
+def test_other_mulan_sizes(size, tower, audio, text):
+  files = [f"sizes/mulan_ast_{size}.gin"] if tower == "ast" else []
+  counts = parameters(f"mulan_{size}", *files, base=DEMO)
+  assert counts["audio"] == pytest.approx(audio, rel=0.005)
+  assert counts["text"] == pytest.approx(text, rel=0.005)
 
 
 def test_melody_embedder():

@@ -24,6 +24,9 @@ def test_quickstart_takes_a_text_tower_from_disk(tmp_path):
       [a.removeprefix("--gin.") for a in step.argv if a.startswith("--gin.")],
     )
     bound = {key: b.value for key, b in found.bindings.items()}
+    made = [step.name for step in plan]
+    assert set(step.needs) <= set(made)
+    assert ("prepare_text" in made) == bool(name)
     if name:
       assert bound[name] == str(tmp_path / "text" / "text.model")
     else:

@@ -138,10 +138,11 @@ def test_folder_without_audio_is_refused(tmp_path):
 
 def test_reads_csv_and_jsonl_alike(tmp_path):
   (tmp_path / "c.csv").write_text(
-    "file,caption,aspects,work\n"
-    'a/x.wav,"slow, soft piano",piano; soft,sonata\n'
-    "a/x.wav,a piano,,\n"
-    "./y,a drum,,\n"
+    "file,caption,aspects,work,title,playlist\n"
+    'a/x.wav,"slow, soft piano",piano; soft,sonata,Sonata,\n'
+    "a/x.wav,a piano,,,,quiet evenings\n"
+    "./y,a drum,,,,\n"
+    "z.wav,,,,Storm,\n"
   )
   rows = [
     {
@@ -149,13 +150,19 @@ def test_reads_csv_and_jsonl_alike(tmp_path):
       "caption": ["slow, soft piano", "a piano"],
       "aspects": ["piano", "soft"],
       "work": "sonata",
+      "title": "Sonata",
+      "playlist": ["quiet evenings"],
     },
     {"file": "y", "caption": "a drum"},
+    {"file": "z.wav", "title": "Storm"},
   ]
   (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
   found = captions_file.read(tmp_path / "c.csv")
   assert found == captions_file.read(tmp_path / "c.jsonl")
   assert found["a/x.wav"].captions == ["slow, soft piano", "a piano"]
+  assert found["a/x.wav"].playlists == ["quiet evenings"]
+  assert found["z.wav"] == captions_file.FileText(titles=["Storm"])
+  del found["z.wav"]
   matched, unmatched = captions_file.match(found, ["a/z.wav", "y.flac"])
   assert matched == {"y.flac": found["y"]}
   assert unmatched == ["a/x.wav"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainable of MuLan; `pair_losses_test.py` has its losses."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -76,6 +77,93 @@ def test_equal_texts_are_no_negatives_in_the_loss():
   assert values[True] < values[False]
   assert isinstance(model, protocols.Trainable)
   assert dict(output.state) == {}
+
+
+@pytest.mark.parametrize("tower", ["transformer", "bert"])
+@pytest.mark.parametrize("loss", ["mulan", "sigmoid"])
+def test_audio_without_text_takes_no_part(loss, tower):
+  network = _network(bert=bert_import.text_tower(BERT, 6), text_tower=tower)
+  model = contrastive.Contrastive(
+    contrastive.ContrastiveConfig(loss=loss, initial_bias=-1.0), network
+  )
+  batch, key = _batch(), jax.random.key(0)
+  params = axes.unbox(jax.jit(model.init)(key, batch))["params"]
+  batch["text_tokens"][[1, 4]] = 0
+  kept = {name: x[[0, 2, 3, 5]] for name, x in batch.items()}
+  nothing = {**batch, "text_tokens": np.zeros_like(batch["text_tokens"])}
+
+  @jax.jit
+  def run(batch):
+    return jax.value_and_grad(
+      lambda p: model.loss({"params": p}, batch, key, 0, False), has_aux=True
+    )(params)
+
+  (value, output), gradients = run(batch)
+  (expected, without), slopes = run(kept)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slopes))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * scale),
+    gradients,
+    slopes,
+  )
+  metrics = [
+    {name: float(m.total / m.count) for name, m in out.metrics.items()}
+    for out in (output, without)
+  ]
+  shares = [metric.pop("pairs_share") for metric in metrics]
+  np.testing.assert_allclose(shares, [2 / 3, 1.0])
+  for name, value in metrics[0].items():
+    np.testing.assert_allclose(value, metrics[1][name], rtol=1e-4, err_msg=name)
+  (value, output), gradients = run(nothing)
+  assert value == 0.0
+  assert all(not np.asarray(g).any() for g in jax.tree.leaves(gradients))
+  assert output.metrics["loss"].count == 0
+
+
+def test_parts_of_a_batch_train_a_bert_as_the_whole_does():
+  network = _network(
+    text_tower="bert",
+    # Dropout would draw otherwise in parts.
+    bert=dataclasses.replace(
+      tower := bert_import.text_tower(BERT, 6),
+      bert=dataclasses.replace(tower.bert, dropout_rate=0.0),
+    ),
+    augment=mulan.AugmentConfig(
+      gain_db=0.0,
+      equalizer_db=0.0,
+      low_pass_rate=0.0,
+      noise_db=0.0,
+      num_time_masks=0,
+      num_band_masks=0,
+    ),
+  )
+  model = contrastive.Contrastive(contrastive.ContrastiveConfig(), network)
+  batch, key = _batch(), jax.random.key(0)
+  batch["text_tokens"][2] = 0
+  params = axes.unbox(jax.jit(model.init)(key, batch))["params"]
+
+  def run(model):
+    return jax.jit(
+      jax.value_and_grad(
+        lambda p: model.loss({"params": p}, batch, key, 0, True), has_aux=True
+      )
+    )(params)
+
+  (value, whole), gradients = run(model)
+  (in_parts, parts), others = run(model.in_parts(3))
+  np.testing.assert_allclose(in_parts, value, rtol=1e-5)
+  for name, metric in whole.metrics.items():
+    np.testing.assert_allclose(
+      parts.metrics[name].total, metric.total, rtol=1e-4, err_msg=name
+    )
+  scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradients))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5 * scale),
+    gradients,
+    others,
+  )
+  assert float(jnp.abs(gradients["text"]["bert"]["position"]).max()) > 0
 
 
 def test_temperature_is_clipped():

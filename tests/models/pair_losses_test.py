@@ -137,6 +137,40 @@ def test_equal_texts_far_more_similar_than_negatives_do_not_overflow():
     assert all(jnp.isfinite(g).all() for g in gradients), loss
 
 
+@pytest.mark.parametrize("loss", pair_losses.LOSSES)
+def test_absent_rows_change_nothing(loss):
+  audio, text, ids = _small([0, 1, 2, 1, 4, 5, 6])
+  present = np.array([True, False, True, True, False, True, True])
+  # Whatever an empty text is embedded as.
+  text[1], audio[4] = 100.0, 0.0
+
+  def run(audio, text, ids, present):
+    def total(audio, text, scale, bias):
+      found = pair_losses.pair_losses(
+        audio, text, ids, scale, bias, loss, 2, present
+      )
+      chance = pair_losses.chance_losses(found.num_negatives, loss, present)
+      return found.loss.sum(), (found, chance)
+
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2, 3), has_aux=True))(
+      audio, text, 1.5, -0.5
+    )
+
+  (value, found), gradients = run(audio, text, ids, jnp.asarray(present))
+  kept = [x[present] for x in (audio, text, ids)]
+  (expected, of_kept), slopes = run(*kept, None)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  for array, other in zip(jax.tree.leaves(found), jax.tree.leaves(of_kept)):
+    np.testing.assert_allclose(array[present], other, rtol=1e-6)
+    assert not np.asarray(array)[~present].any()
+  for array, other in zip(gradients[:2], slopes[:2]):
+    np.testing.assert_allclose(array[present], other, rtol=1e-5, atol=1e-7)
+    assert not np.asarray(array)[~present].any()
+  np.testing.assert_allclose(gradients[2:], slopes[2:], rtol=1e-5, atol=1e-7)
+  (value, _), gradients = run(audio, text, ids, jnp.zeros(7, bool))
+  assert value == 0.0 and not any(np.asarray(g).any() for g in gradients)
+
+
 def test_every_mesh_gives_value_and_gradients_of_the_whole_matrix():
   results = _run("pairs")
   assert len(results) == 4
