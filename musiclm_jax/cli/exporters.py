@@ -295,7 +295,8 @@ class MuLanExporter:
     metadata: Mapping[str, Any],
   ) -> str:
     """Writes the artefact; returns its fingerprint."""
-    config, params = trainable.network.config, variables["params"]
+    config = trainable.network.config
+    params = trainable.network_params(variables["params"])
     text_files = vocabularies.load(self.text_model).files
     embedder = embedders.MuLanEmbedder(config, params, text_files)
     embeddings = np.concatenate(
