@@ -18,10 +18,18 @@ BOOKKEEPING = {
   CROP_SEED: tf.TensorSpec([2], tf.int32),
 }
 
-CLIP = {
-  "waveform": tf.TensorSpec([None], tf.float32),  # [samples] in [-1, 1]
-  "captions": tf.TensorSpec([None], tf.string),  # [captions]
-}
+
+def clip(num_channels: int = 1) -> dict[str, tf.TensorSpec]:
+  """Of a clip: `waveform` `[samples]` (and channels) in [-1, 1], `captions`."""
+  return {
+    "waveform": tf.TensorSpec(waveform_shape(None, num_channels), tf.float32),
+    "captions": tf.TensorSpec([None], tf.string),
+  }
+
+
+def waveform_shape(num_samples: int | None, num_channels: int) -> list:
+  """`[samples]` of one channel, else `[samples, channels]`."""
+  return [num_samples] if num_channels == 1 else [num_samples, num_channels]
 
 
 def codes_spec(num_codebooks: int) -> tf.TensorSpec:
