@@ -18,7 +18,8 @@ from musiclm_jax.data import corpora, doctor, duplicates, worker_pool
 from . import plan, segments
 
 _WORK_FROM = ("content", "folder")
-_DESCRIPTION = "Audio files of a folder as mono clips at 24 kHz."
+_DESCRIPTION = "Audio files of a folder as clips of one rate."
+_MIN_RATE_HZ = 8_000
 
 
 @dataclasses.dataclass
@@ -41,6 +42,9 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
     near_duplicates: whether files that are the same recording in another
       encoding are found by fingerprint (`duplicates.py`); copies are left
       out, and works that share a part of a recording are in one split.
+    sample_rate_hz: of the clips; sources of another rate are resampled.
+    num_channels: of the clips: 1 averages the channels, 2 keeps left and right
+      (mono sources are doubled, more than two channels averaged and doubled).
     use_beam: hand all reading to Apache Beam. Does not change the corpus.
   """
 
@@ -55,6 +59,8 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
   max_clipped_fraction: float = 0.01
   max_bad_fraction: float = 0.1
   near_duplicates: bool = True
+  sample_rate_hz: int = segments.SAMPLE_RATE_HZ
+  num_channels: int = 1
   use_beam: bool = False
 
   def __post_init__(self):
@@ -69,6 +75,12 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
         f"validation_fraction={self.validation_fraction} and "
         f"test_fraction={self.test_fraction}: expected a sum in [0, 1)"
       )
+    if self.sample_rate_hz < _MIN_RATE_HZ:
+      raise ValueError(
+        f"sample_rate_hz={self.sample_rate_hz}: expected >= {_MIN_RATE_HZ}"
+      )
+    if self.num_channels not in (1, 2):
+      raise ValueError(f"num_channels={self.num_channels}: expected 1 or 2")
     self.limits()
 
   def limits(self) -> doctor.Limits:
@@ -91,6 +103,8 @@ class AudioFolderConfig(tfds.core.BuilderConfig):
       },
       limits=self.limits(),
       near_duplicates=self.near_duplicates,
+      sample_rate_hz=self.sample_rate_hz,
+      num_channels=self.num_channels,
     )
 
 
@@ -136,6 +150,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         source_dir=self.builder_config.source_dir,
         captions=self.builder_config.captions,
         segment_secs=self.builder_config.segment_secs,
+        sample_rate_hz=self.builder_config.sample_rate_hz,
+        num_channels=self.builder_config.num_channels,
       ),
     )
 

@@ -31,6 +31,8 @@ class Settings:
     fractions: share of works in 'validation' and 'test'.
     limits: of the doctor.
     near_duplicates: whether copies are found by fingerprint.
+    sample_rate_hz: of the clips.
+    num_channels: of the clips.
   """
 
   folder: str
@@ -40,6 +42,8 @@ class Settings:
   fractions: Mapping[str, float]
   limits: doctor.Limits
   near_duplicates: bool
+  sample_rate_hz: int = segments.SAMPLE_RATE_HZ
+  num_channels: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +155,8 @@ def _jobs_by_split(
         playlists=tuple(text.playlists),
         segment_secs=settings.segment_secs,
         silent_db=settings.limits.silent_db,
+        sample_rate_hz=settings.sample_rate_hz,
+        num_channels=settings.num_channels,
       )
     )
     seen[work_id] += 1

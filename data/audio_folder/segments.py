@@ -31,6 +31,8 @@ class FileJob:
     silent_db: clips below are left out.
     titles: of the whole file.
     playlists: likewise.
+    sample_rate_hz: of the clips.
+    num_channels: of the clips; see `files.as_channels`.
   """
 
   folder: str
@@ -43,13 +45,15 @@ class FileJob:
   silent_db: float
   titles: tuple[str, ...] = ()
   playlists: tuple[str, ...] = ()
+  sample_rate_hz: int = SAMPLE_RATE_HZ
+  num_channels: int = 1
 
 
 def cut(waveform: np.ndarray, segment_samples: int) -> list[np.ndarray]:
   """Cuts a waveform into segments without overlap.
 
   Args:
-    waveform: `[samples]`.
+    waveform: `[samples]` or `[samples, channels]`.
     segment_samples: length of a segment.
 
   Returns:
@@ -70,9 +74,13 @@ def make_clips(job: FileJob) -> list[dict[str, Any]]:
   Raises:
     UserError: if the file has become unreadable since it was examined.
   """
-  waveform, _ = folders.read_audio(job.folder, job.file, SAMPLE_RATE_HZ)
+  rate_hz = job.sample_rate_hz
+  waveform, _ = folders.read_audio(
+    job.folder, job.file, rate_hz, mono=job.num_channels == 1
+  )
+  waveform = files.as_channels(waveform, job.num_channels)
   clips = []
-  pieces = cut(waveform, round(job.segment_secs * SAMPLE_RATE_HZ))
+  pieces = cut(waveform, round(job.segment_secs * rate_hz))
   for index, piece in enumerate(pieces):
     rms = float(np.sqrt(np.mean(np.square(piece, dtype=np.float64))))
     if rms < 10 ** (job.silent_db / 20):
@@ -80,8 +88,8 @@ def make_clips(job: FileJob) -> list[dict[str, Any]]:
     clips.append(
       {
         "id": f"{job.file}#{index}",
-        "audio": files.encode_flac(piece, SAMPLE_RATE_HZ),
-        "sample_rate_hz": SAMPLE_RATE_HZ,
+        "audio": files.encode_flac(piece, rate_hz),
+        "sample_rate_hz": rate_hz,
         "num_samples": len(piece),
         "work_id": job.work_id,
         "arrangement": job.arrangement,

@@ -152,6 +152,25 @@ def has_eight_bits(audio: bytes | str | os.PathLike) -> bool:
     raise errors.UserError(f"cannot be read as audio ({error})") from error
 
 
+def as_channels(waveform: np.ndarray, num_channels: int) -> np.ndarray:
+  """A waveform with as many channels as wanted.
+
+  Args:
+    waveform: `[samples]` or `[samples, channels]`.
+    num_channels: 1 averages the channels; 2 keeps a pair (left and right, as
+      in the file) and doubles a single one; more than two are averaged first.
+
+  Returns:
+    `[samples]` for one channel, else `[samples, num_channels]`.
+  """
+  if waveform.ndim == 2 and num_channels == 1:
+    return waveform.mean(-1)
+  if num_channels == 1 or waveform.shape[1:] == (num_channels,):
+    return waveform
+  mono = waveform if waveform.ndim == 1 else waveform.mean(-1)
+  return np.stack([mono] * num_channels, axis=-1)
+
+
 def resample(waveform: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
   """High-quality resampling (soxr HQ).
 

@@ -145,5 +145,5 @@ def tokenize_program(trainable: Any, rows: int) -> Served:
   def tokenize(weights, waveform):
     return network.apply(weights, waveform, method=method)
 
-  secs = waveform.shape[-1] / rate_hz
+  secs = waveform.shape[1] / rate_hz
   return Served(tokenize, (weights, waveform), _count(weights), secs)

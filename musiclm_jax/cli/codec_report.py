@@ -127,6 +127,7 @@ def read_sets(
   Raises:
     UserError: if a path is missing, or a set has no sound.
   """
+  from musiclm_jax.audio import files
   from musiclm_jax.core import errors
   from musiclm_jax.evaluation import codec_report
 
@@ -148,12 +149,12 @@ def read_sets(
     if name in [one.name for one in sets]:
       raise errors.UserError(f"--audio={text}: a set {name!r} is there already")
     if (path / "dataset_info.json").is_file():
-      names, waveforms = _from_corpus(path, args, rate_hz)
+      names, waveforms = _from_corpus(path, args, rate_hz, channels)
     else:
       names, waveforms = _from_files(path, args, rate_hz, channels, skipped)
     if not waveforms:
       raise errors.UserError(f"--audio={text}: no audio that can be read there")
-    waveforms = [_as_channels(waveform, channels) for waveform in waveforms]
+    waveforms = [files.as_channels(one, channels) for one in waveforms]
     sets.append(codec_report.SoundSet(name, names, waveforms))
   if args.tones:
     sets.append(codec_report.pure_tones(rate_hz, num_channels=channels))
@@ -167,12 +168,12 @@ def _spread(total: int, count: int) -> list[int]:
   return [index * total // count for index in range(count)]
 
 
-def _from_corpus(path, args, rate_hz):
+def _from_corpus(path, args, rate_hz, channels):
   """Works of one split: one clip of each, then more, spread over it."""
   from musiclm_jax.audio import files
   from musiclm_jax.data import clips
 
-  reader = clips.ClipReader(path, args.split)
+  reader = clips.ClipReader(path, args.split, channels)
   names, waveforms = [], []
   for index in _spread(len(reader), args.max_sounds):
     clip = reader[index]
@@ -203,19 +204,6 @@ def _from_files(path, args, rate_hz, channels, skipped):
     names.append(found[index].stem)
     waveforms.append(waveform[: round(args.max_secs * rate_hz)])
   return names, waveforms
-
-
-def _as_channels(waveform, channels):
-  """`[samples]` for one channel, else `[samples, channels]`."""
-  import numpy as np
-
-  if channels == 1:
-    return waveform
-  if waveform.ndim == 1:
-    waveform = waveform[:, None]
-  if waveform.shape[1] != channels:
-    waveform = np.repeat(waveform.mean(-1, keepdims=True), channels, axis=1)
-  return waveform
 
 
 def _print(report: dict[str, Any]) -> None:

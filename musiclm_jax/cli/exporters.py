@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from musiclm_jax.audio import files
 from musiclm_jax.core import progress, rng, vocabularies
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import clips, token_cache
@@ -53,10 +54,18 @@ def cache_streams(
 
 
 def _clip_batches(
-  corpus_dir: str, split: str, name: str, num_clips: int | None = None
+  corpus_dir: str,
+  split: str,
+  name: str,
+  num_clips: int | None = None,
+  num_channels: int = 1,
 ) -> Iterator[tuple[np.ndarray, int]]:
-  """Waveforms `[batch, samples]` of (the start of) a split, with their rate."""
-  reader = clips.ClipReader(corpus_dir, split)
+  """Waveforms of (the start of) a split, with their rate.
+
+  Yields:
+    `[batch, samples]`, or `[batch, samples, channels]` of more than one.
+  """
+  reader = clips.ClipReader(corpus_dir, split, num_channels)
   num_clips = min(num_clips or len(reader), len(reader))
   with progress.Progress(name, num_clips, unit="clip") as bar:
     for group in reader.batches(0, num_clips, _BATCH_SIZE):
@@ -109,10 +118,17 @@ class SoundStreamExporter:
     )
     vectors = []
     for waveform, rate_hz in _clip_batches(
-      self.corpus_dir, self.split, "latents", self.num_refit_clips
+      self.corpus_dir,
+      self.split,
+      "latents",
+      self.num_refit_clips,
+      codec.config.num_channels,
     ):
-      waveform = embedders.resample(
-        waveform, rate_hz, codec.config.sample_rate_hz
+      waveform = np.stack(
+        [
+          files.resample(row, rate_hz, codec.config.sample_rate_hz)
+          for row in waveform
+        ]
       )
       latents = embedders.in_chunks(lambda part: encode(params, part), waveform)
       vectors.append(latents.reshape(-1, latents.shape[-1]))
@@ -295,7 +311,8 @@ class MuLanExporter:
     metadata: Mapping[str, Any],
   ) -> str:
     """Writes the artefact; returns its fingerprint."""
-    config, params = trainable.network.config, variables["params"]
+    config = trainable.network.config
+    params = trainable.network_params(variables["params"])
     text_files = vocabularies.load(self.text_model).files
     embedder = embedders.MuLanEmbedder(config, params, text_files)
     embeddings = np.concatenate(

@@ -11,6 +11,8 @@ EPILOG = """examples:
   musiclm prepare score_corpus --size=tiny --data_dir=data_built
   musiclm prepare audio_folder --source_dir=my_music --data_dir=data_built \\
     --captions=my_music/captions.csv
+  musiclm prepare audio_folder --source_dir=my_music --data_dir=data_built \\
+    --sample_rate_hz=48000 --num_channels=2
   musiclm prepare text_vocabulary --vocab_size=512 --output_dir=text \\
     --corpus_dir=data_built/score_corpus/tiny/1.0.0
   musiclm prepare prompts --num_prompts=24 --output=prompts.jsonl \\
@@ -46,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--keep_near_duplicates",
     action="store_true",
     help="do not look for copies in another encoding, nor leave them out",
+  )
+  folder.add_argument(
+    "--sample_rate_hz", type=int, default=24_000, help="of the clips"
+  )
+  folder.add_argument(
+    "--num_channels",
+    type=int,
+    default=1,
+    help="2 keeps left and right; mono sources are doubled",
   )
   for kind in (scores, folder):
     kind.add_argument("--data_dir", required=True, help="where it is built")
@@ -112,6 +123,8 @@ def _audio_folder(args: argparse.Namespace) -> int:
     segment_secs=args.segment_secs,
     max_bad_fraction=args.max_bad_fraction,
     near_duplicates=not args.keep_near_duplicates,
+    sample_rate_hz=args.sample_rate_hz,
+    num_channels=args.num_channels,
     num_processes=args.num_processes,
   )
   print(path)

@@ -114,7 +114,7 @@ class Tokenizer:
     self._rate_hz = self._programs[0].sample_rate_hz
     splits = [split for split in job.splits.split(",") if split]
     self._inputs = audio_source.open_inputs(
-      job.corpus_dir, splits, self._rate_hz
+      job.corpus_dir, splits, self._rate_hz, self._programs[0].num_channels
     )
     self._sizes = {
       split: len(source) for split, source in self._inputs.sources.items()

@@ -32,7 +32,8 @@ class Decoded(NamedTuple):
     clip_id: in the corpus, or path in the folder with forward slashes.
     work_id: the work it is taken from.
     captions: texts that describe it.
-    waveform: float32 `[samples]` at the wanted rate, or None if unusable.
+    waveform: float32 `[samples]` (or `[samples, channels]`) at the wanted
+      rate, or None if unusable.
     reason: why there is no waveform, or ''.
     note: what was done to make it usable, where that is unusual, or ''.
     read_secs: spent on reading its bytes.
@@ -81,7 +82,8 @@ def _unusable(waveform: np.ndarray) -> str:
   if not len(waveform):
     return "no samples"
   if not np.isfinite(waveform).all():
-    index = int(np.argmin(np.isfinite(waveform)))
+    finite = np.isfinite(waveform)
+    index = int(np.argmin(finite if finite.ndim == 1 else finite.all(-1)))
     return f"NaN or infinite samples, the first at {index}"
   return ""
 
@@ -93,7 +95,11 @@ class CorpusSource:
   """
 
   def __init__(
-    self, corpus_dir: str | os.PathLike, split: str, sample_rate_hz: int
+    self,
+    corpus_dir: str | os.PathLike,
+    split: str,
+    sample_rate_hz: int,
+    num_channels: int = 1,
   ):
     """Opens a split.
 
@@ -101,7 +107,7 @@ class CorpusSource:
       UserError: if corpus or split is missing.
     """
     self._reader = clips.ClipReader(corpus_dir, split)
-    self._rate_hz = sample_rate_hz
+    self._rate_hz, self._num_channels = sample_rate_hz, num_channels
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
@@ -116,8 +122,12 @@ class CorpusSource:
     waveform, reason = None, ""
     try:
       waveform, _ = files.decode_audio(
-        record.audio, self._rate_hz, name="the clip"
+        record.audio,
+        self._rate_hz,
+        mono=self._num_channels == 1,
+        name="the clip",
       )
+      waveform = files.as_channels(waveform, self._num_channels)
       reason = _unusable(waveform)
     except errors.UserError as error:
       reason = str(error)
@@ -144,6 +154,7 @@ class FolderSource:
     folder: str | os.PathLike,
     sample_rate_hz: int,
     limits: doctor.Limits | None = None,
+    num_channels: int = 1,
   ):
     """Lists the files.
 
@@ -151,7 +162,7 @@ class FolderSource:
       UserError: if there is no such folder, or nothing in it.
     """
     self._root = pathlib.Path(folder)
-    self._rate_hz = sample_rate_hz
+    self._rate_hz, self._num_channels = sample_rate_hz, num_channels
     self._limits = limits or doctor.Limits()
     if not self._root.is_dir():
       raise errors.UserError(
@@ -212,7 +223,8 @@ class FolderSource:
   def _decode(self, content: bytes) -> tuple[np.ndarray, str, str]:
     """Waveform, why it is useless or '', and what is unusual or ''."""
     channels, rate_hz = files.decode_audio(content, mono=False, name="the file")
-    waveform = files.resample(channels.mean(-1), rate_hz, self._rate_hz)
+    waveform = files.as_channels(channels, self._num_channels)
+    waveform = files.resample(waveform, rate_hz, self._rate_hz)
     notes = doctor.oddities(content, rate_hz, channels.shape[1])
     reason = _unusable(waveform)
     status, detail = doctor.judge(channels, rate_hz, self._limits)
@@ -222,7 +234,10 @@ class FolderSource:
 
 
 def open_inputs(
-  path: str | os.PathLike, splits: Sequence[str], sample_rate_hz: int
+  path: str | os.PathLike,
+  splits: Sequence[str],
+  sample_rate_hz: int,
+  num_channels: int = 1,
 ) -> Inputs:
   """A prepared corpus, or else a folder of audio files.
 
@@ -230,6 +245,7 @@ def open_inputs(
     path: of either.
     splits: of a corpus, all if empty; a folder has the one split 'train'.
     sample_rate_hz: of the waveforms to make.
+    num_channels: of the waveforms; see `files.as_channels`.
 
   Raises:
     UserError: if it is neither, or has no such split.
@@ -237,7 +253,8 @@ def open_inputs(
   if (pathlib.Path(path) / _DATASET_INFO).is_file():
     splits = list(splits) or clips.split_names(path)
     sources = {
-      split: CorpusSource(path, split, sample_rate_hz) for split in splits
+      split: CorpusSource(path, split, sample_rate_hz, num_channels)
+      for split in splits
     }
     # It tells the number of clips in every shard of every split.
     return Inputs(sources, _mark(pathlib.Path(path, _DATASET_INFO).read_text()))
@@ -247,5 +264,5 @@ def open_inputs(
         f"split {split!r} of {path}: a folder of audio files has only "
         f"{FOLDER_SPLIT!r}; `musiclm prepare audio_folder` makes splits"
       )
-  source = FolderSource(path, sample_rate_hz)
+  source = FolderSource(path, sample_rate_hz, num_channels=num_channels)
   return Inputs({FOLDER_SPLIT: source}, _mark(source.sizes()))

@@ -20,7 +20,8 @@ class Clip:
     clip_id: in the corpus.
     work_id: the work it is taken from.
     captions: texts that describe it.
-    waveform: float32 `[samples]` in [-1, 1].
+    waveform: float32 in [-1, 1], `[samples]`, or `[samples, channels]` where
+      the reader was asked for more than one.
     sample_rate_hz: of the waveform.
   """
 
@@ -80,8 +81,15 @@ def _builder(corpus_dir: str | os.PathLike):
 class ClipReader:
   """Random access to the clips of one split: `reader[index]`."""
 
-  def __init__(self, corpus_dir: str | os.PathLike, split: str):
+  def __init__(
+    self, corpus_dir: str | os.PathLike, split: str, num_channels: int = 1
+  ):
     """Opens a prepared corpus.
+
+    Args:
+      corpus_dir: the corpus.
+      split: of it.
+      num_channels: of the waveforms; see `files.as_channels`.
 
     Raises:
       UserError: if the corpus or the split is missing.
@@ -93,6 +101,7 @@ class ClipReader:
         f"{sorted(builder.info.splits)}"
       )
     self._records = builder.as_data_source(split)
+    self._num_channels = num_channels
 
   def __len__(self) -> int:
     return len(self._records)
@@ -128,7 +137,10 @@ class ClipReader:
 
   def __getitem__(self, index: int) -> Clip:
     record = self.record(index)
-    waveform, rate = files.decode_audio(record.audio)
+    waveform, rate = files.decode_audio(
+      record.audio, mono=self._num_channels == 1
+    )
+    waveform = files.as_channels(waveform, self._num_channels)
     return Clip(
       clip_id=record.clip_id,
       work_id=record.work_id,

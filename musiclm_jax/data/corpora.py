@@ -23,6 +23,9 @@ from musiclm_jax.data import doctor, worker_pool
 
 SAMPLE_RATE_HZ = 24_000
 BUILDERS_PACKAGE = "musiclm_jax_builders"
+# Corpora were named before these options were there; as they are here, they
+# do not change a name.
+_LATER_OPTIONS = {"sample_rate_hz": SAMPLE_RATE_HZ, "num_channels": 1}
 _SCORE_CORPUS, _AUDIO_FOLDER = "score_corpus", "audio_folder"
 
 
@@ -32,8 +35,10 @@ def clip_features(more: Sequence[str] = ()) -> Any:
   Args:
     more: features beside captions and aspects, lists of texts.
 
-  Audio stays encoded (FLAC, 16 bit, mono, 24 kHz) until a crop is wanted, so
-  it is a scalar of bytes and not a TFDS `Audio` feature.
+  Audio stays encoded (FLAC of 16 bit; mono at 24 kHz where nothing else was
+  asked for) until a crop is wanted, so it is a scalar of bytes and not a TFDS
+  `Audio` feature. The bytes tell their channels, `num_samples` counts those of
+  one.
   """
   import numpy as np
   import tensorflow_datasets as tfds
@@ -236,7 +241,8 @@ def prepare_audio_folder(
     num_processes: readers; 0 means all cores. Does not change the corpus.
     builder_dir: see `find_builder_dir`.
     **options: other fields of the builder's `AudioFolderConfig` (`work_from`,
-      `test_fraction`, `max_bad_fraction`, `near_duplicates`, ...).
+      `test_fraction`, `max_bad_fraction`, `near_duplicates`,
+      `sample_rate_hz`, `num_channels`, ...).
 
   Returns:
     The dataset's folder; its name changes with the files and the settings, so
@@ -282,7 +288,8 @@ def prepare_audio_folder(
 
 def _folder_name(source_dir: pathlib.Path, settings: dict[str, Any]) -> str:
   """A name that changes when files or settings change."""
-  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+  named = {k: v for k, v in settings.items() if _LATER_OPTIONS.get(k) != v}
+  digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
   watched = [source_dir / name for name in doctor.list_audio(source_dir)]
   if settings["captions"]:
     captions = pathlib.Path(settings["captions"])

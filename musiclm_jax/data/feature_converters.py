@@ -31,7 +31,16 @@ class WaveformConverter(seqio.FeatureConverter):
   MODEL_FEATURES = TASK_FEATURES
   PACKING_FEATURE_DTYPES = None
 
-  def __init__(self):
+  def __init__(self, num_channels: int = 1):
+    """Converts crops `[samples]`, or `[samples, channels]` of more than one.
+
+    Args:
+      num_channels: of the waveforms.
+    """
+    if num_channels > 1:
+      waveform = _Spec(dtype=tf.float32, rank=2)
+      self.TASK_FEATURES = {**self.TASK_FEATURES, "waveform": waveform}
+      self.MODEL_FEATURES = self.TASK_FEATURES
     super().__init__(pack=False)
 
   def _convert_features(

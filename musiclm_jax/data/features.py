@@ -18,10 +18,6 @@ BOOKKEEPING = {
   CROP_SEED: tf.TensorSpec([2], tf.int32),
 }
 
-CLIP = {
-  "waveform": tf.TensorSpec([None], tf.float32),  # [samples] in [-1, 1]
-  "captions": tf.TensorSpec([None], tf.string),  # [captions]
-}
 
 # What is written about a clip, by kind (`data/text_kinds.py`).
 TEXT_FEATURES = {
@@ -30,10 +26,27 @@ TEXT_FEATURES = {
   "title": "titles",
   "playlist": "playlists",
 }
-CLIP_TEXTS = {
-  **CLIP,
-  **{name: tf.TensorSpec([None], tf.string) for name in TEXT_FEATURES.values()},
-}
+
+
+def clip(
+  num_channels: int = 1, all_texts: bool = False
+) -> dict[str, tf.TensorSpec]:
+  """Of a clip: `waveform` `[samples]` (and channels) in [-1, 1], and texts.
+
+  Args:
+    num_channels: of the waveform.
+    all_texts: all of `TEXT_FEATURES`, else `captions` alone.
+  """
+  names = TEXT_FEATURES.values() if all_texts else ("captions",)
+  return {
+    "waveform": tf.TensorSpec(waveform_shape(None, num_channels), tf.float32),
+    **{name: tf.TensorSpec([None], tf.string) for name in names},
+  }
+
+
+def waveform_shape(num_samples: int | None, num_channels: int) -> list:
+  """`[samples]` of one channel, else `[samples, channels]`."""
+  return [num_samples] if num_channels == 1 else [num_samples, num_channels]
 
 
 def codes_spec(num_codebooks: int) -> tf.TensorSpec:

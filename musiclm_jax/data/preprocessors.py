@@ -87,26 +87,30 @@ def crop_waveform(example: Example, num_samples: int) -> Example:
   """Takes a random crop; a shorter clip is padded with zeros at its end.
 
   Args:
-    example: `waveform` float32 `[samples]`.
+    example: `waveform` float32 `[samples]` or `[samples, channels]`.
     num_samples: length of the crop.
 
   Returns:
-    The example with `waveform` `[num_samples]` and `num_samples`, how many of
-    them are real.
+    The example with `waveform` `[num_samples]` (and channels) and
+    `num_samples`, how many of them are real.
   """
   waveform = example["waveform"]
   total = tf.shape(waveform)[0]
   start = _draw_int(example, "crop", tf.maximum(total - num_samples, 0) + 1)
   crop = waveform[start : start + num_samples]
   num_real = tf.shape(crop)[0]
-  crop = tf.pad(crop, [[0, num_samples - num_real]])
-  crop.set_shape([num_samples])
+  others = [[0, 0]] * (crop.shape.rank - 1)
+  crop = tf.pad(crop, [[0, num_samples - num_real], *others])
+  crop.set_shape([num_samples, *waveform.shape[1:]])
   return {**example, "waveform": crop, "num_samples": num_real}
 
 
 @seqio.map_over_dataset
 def normalize_peak(example: Example, peak: float) -> Example:
-  """Scales the crop so that its largest magnitude is `peak`."""
+  """Scales the crop so that its largest magnitude is `peak`.
+
+  Channels get the same gain, so sounds stay where they are between them.
+  """
   waveform = example["waveform"]
   found = tf.reduce_max(tf.abs(waveform))
   gain = tf.where(found > _SILENT_PEAK, peak / found, 1.0)
@@ -114,8 +118,22 @@ def normalize_peak(example: Example, peak: float) -> Example:
 
 
 @seqio.map_over_dataset
+def swap_channels(example: Example, rate: float) -> Example:
+  """Mirrors a share `rate` of crops `[samples, channels]`: left to right."""
+  drawn = tf.random.stateless_uniform(
+    [], _named_seed(example, "swap"), alg="philox"
+  )
+  waveform = example["waveform"]
+  mirrored = tf.where(drawn < rate, waveform[:, ::-1], waveform)
+  return {**example, "waveform": mirrored}
+
+
+@seqio.map_over_dataset
 def random_gain(example: Example, min_db: float, max_db: float) -> Example:
-  """Scales the crop by a gain uniform in decibels, then clips to [-1, 1]."""
+  """Scales the crop by a gain uniform in decibels, then clips to [-1, 1].
+
+  Channels get the same gain.
+  """
   gain_db = tf.random.stateless_uniform(
     [], _named_seed(example, "gain"), min_db, max_db, alg="philox"
   )

@@ -23,6 +23,7 @@ import soxr
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from musiclm_jax.audio import files
 from musiclm_jax.core import errors
 from musiclm_jax.data import (
   example_order,
@@ -264,8 +265,18 @@ def corpus_builder(directory: str | os.PathLike) -> tfds.core.DatasetBuilder:
     raise errors.UserError(f"damaged corpus at {path}: {error}") from error
 
 
-def decode_audio(content: bytes, sample_rate_hz: int) -> np.ndarray:
-  """An audio file's bytes to mono int16 `[samples]` at `sample_rate_hz`.
+def decode_audio(
+  content: bytes, sample_rate_hz: int, num_channels: int = 1
+) -> np.ndarray:
+  """An audio file's bytes to int16 samples at `sample_rate_hz`.
+
+  Args:
+    content: of the file.
+    sample_rate_hz: wanted.
+    num_channels: wanted; see `files.as_channels`.
+
+  Returns:
+    `[samples]` of one channel, else `[samples, channels]`.
 
   Raises:
     ValueError: if it cannot be decoded.
@@ -276,9 +287,9 @@ def decode_audio(content: bytes, sample_rate_hz: int) -> np.ndarray:
     )
   except soundfile.LibsndfileError as error:
     raise ValueError(error.error_string) from error
-  if samples.shape[1] == 1 and rate == sample_rate_hz:
-    return samples[:, 0]
-  waveform = samples.astype(np.float32).mean(axis=1)
+  if samples.shape[1] == num_channels and rate == sample_rate_hz:
+    return samples[:, 0] if num_channels == 1 else samples
+  waveform = files.as_channels(samples.astype(np.float32), num_channels)
   if rate != sample_rate_hz:
     waveform = soxr.resample(waveform, rate, sample_rate_hz)
   return np.clip(np.round(waveform), -32768, 32767).astype(np.int16)
@@ -307,7 +318,7 @@ class _Clips:
     return _to_str(self._records[index]["id"])
 
   def get(
-    self, index: int, sample_rate_hz: int
+    self, index: int, sample_rate_hz: int, num_channels: int
   ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(int16 samples, texts as bytes by feature) of one clip."""
     kept = self._kept.get(index)
@@ -315,7 +326,7 @@ class _Clips:
       return kept
     record = self._records[index]
     try:
-      samples = decode_audio(record["audio"], sample_rate_hz)
+      samples = decode_audio(record["audio"], sample_rate_hz, num_channels)
     except ValueError as error:
       raise errors.UserError(
         f"clip {_to_str(record['id'])!r} of corpus {self.directory}: its audio "
@@ -355,6 +366,7 @@ class ClipSource(IndexedSource):
     num_threads: int = 4,
     kinds: Sequence[str] = ("caption",),
     all_texts: bool = False,
+    num_channels: int = 1,
   ):
     """Opens corpora.
 
@@ -367,12 +379,15 @@ class ClipSource(IndexedSource):
       num_threads: reader threads.
       kinds: some of `text_kinds.KINDS`.
       all_texts: give all texts, not only captions.
+      num_channels: of the waveforms, whatever the corpora have; see
+        `files.as_channels`.
     """
     self._kinds = tuple(kinds)
     self._sample_rate_hz = sample_rate_hz
+    self._num_channels = num_channels
     self._needs_captions = needs_captions
     self._max_ram_bytes = max_ram_bytes
-    signature = features.CLIP_TEXTS if all_texts else features.CLIP
+    signature = features.clip(num_channels, all_texts)
     super().__init__(corpus_dirs, signature, weights, num_threads)
 
   def split_sizes(self, directory: str) -> dict[str, int]:
@@ -383,7 +398,9 @@ class ClipSource(IndexedSource):
     return _Clips(directory, split, self._max_ram_bytes)
 
   def read(self, records: _Clips, index: int) -> dict[str, np.ndarray]:
-    samples, texts = records.get(index, self._sample_rate_hz)
+    samples, texts = records.get(
+      index, self._sample_rate_hz, self._num_channels
+    )
     if self._needs_captions:
       of_kind = {k: texts[name] for k, name in features.TEXT_FEATURES.items()}
       if not any(text_kinds.available(of_kind, kind) for kind in self._kinds):

@@ -41,6 +41,9 @@ class WaveformTaskConfig:
     min_gain_db: lower end of a random gain, after the peak.
     max_gain_db: upper end of a random gain; both 0 for none.
     max_ram_bytes: decoded clips kept in memory, per corpus.
+    num_channels: 1 mixes what has two; 2 gives left and right, and doubles
+      what has one.
+    swap_channels_rate: share of crops whose two channels change places.
   """
 
   corpus_dirs: tuple[str, ...]
@@ -51,6 +54,8 @@ class WaveformTaskConfig:
   min_gain_db: float = 0.0
   max_gain_db: float = 0.0
   max_ram_bytes: int = 1 << 28
+  num_channels: int = 1
+  swap_channels_rate: float = 0.0
 
   def __post_init__(self):
     object.__setattr__(self, "corpus_dirs", _names(self.corpus_dirs))
@@ -60,6 +65,13 @@ class WaveformTaskConfig:
         raise ValueError(f"{field}={getattr(self, field)}: expected > 0")
     if not 0 <= self.peak <= 1:
       raise ValueError(f"peak={self.peak}: expected in [0, 1], 0 for none")
+    if self.num_channels not in (1, 2):
+      raise ValueError(f"num_channels={self.num_channels}: expected 1 or 2")
+    if not 0 <= self.swap_channels_rate <= self.num_channels - 1:
+      raise ValueError(
+        f"swap_channels_rate={self.swap_channels_rate}: expected in [0, 1], "
+        f"and 0 where there is one channel"
+      )
     if self.min_gain_db > self.max_gain_db:
       raise ValueError(
         f"min_gain_db={self.min_gain_db}: expected at most max_gain_db="
@@ -96,6 +108,11 @@ class CaptionTaskConfig:
       raise ValueError(f"text_length={self.text_length}: expected >= 1")
     if self.text_weights:
       text_kinds.check_weights(self.text_weights)
+    if self.waveform.num_channels != 1:
+      raise ValueError(
+        f"waveform.num_channels={self.waveform.num_channels}: expected 1, for "
+        "MuLan hears mono"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +191,8 @@ def _audio_name(config: WaveformTaskConfig) -> str:
     f"{config.sample_rate_hz}hz",
     f"{_number(config.crop_secs)}secs",
   ]
+  if config.num_channels > 1:
+    parts.append(f"{config.num_channels}channels")
   if config.peak:
     parts.append(f"peak{_number(config.peak)}")
   if config.min_gain_db or config.max_gain_db:
@@ -213,6 +232,12 @@ def _audio_steps(config: WaveformTaskConfig) -> list:
       preprocessors.crop_waveform, num_samples=config.num_crop_samples
     )
   ]
+  if config.swap_channels_rate:
+    steps.append(
+      functools.partial(
+        preprocessors.swap_channels, rate=config.swap_channels_rate
+      )
+    )
   if config.peak:
     steps.append(
       functools.partial(preprocessors.normalize_peak, peak=config.peak)
@@ -228,9 +253,10 @@ def _audio_steps(config: WaveformTaskConfig) -> list:
   return steps
 
 
-def _audio_features() -> dict[str, seqio.Feature]:
+def _audio_features(num_channels: int = 1) -> dict[str, seqio.Feature]:
+  rank = len(features.waveform_shape(None, num_channels))
   return {
-    "waveform": features.continuous(1, tf.float32),
+    "waveform": features.continuous(rank, tf.float32),
     "num_samples": features.continuous(0, tf.int32),
     **features.bookkeeping_features(),
   }
@@ -245,6 +271,8 @@ def _lengths(config: WaveformTaskConfig) -> dict[str, int]:
 def waveform_recipe(config: WaveformTaskConfig) -> Recipe:
   """Batches of `waveform` float32 `[batch, samples]` and `num_samples`.
 
+  With two channels `waveform` is `[batch, samples, 2]`, left and right.
+
   Raises:
     UserError: if a corpus is missing.
   """
@@ -255,17 +283,18 @@ def waveform_recipe(config: WaveformTaskConfig) -> Recipe:
       config.sample_rate_hz,
       config.weights,
       max_ram_bytes=config.max_ram_bytes,
+      num_channels=config.num_channels,
     )
     return _task(
       name,
       source=source,
       preprocessors=_audio_steps(config),
-      output_features=_audio_features(),
+      output_features=_audio_features(config.num_channels),
     )
 
   mark = _mark(config, config.corpus_dirs, sources.CORPUS_INFO)
   task = _register(f"waveform_{_audio_name(config)}_{mark}", make_task)
-  converter = feature_converters.WaveformConverter()
+  converter = feature_converters.WaveformConverter(config.num_channels)
   return Recipe(task, converter, _lengths(config))
 
 

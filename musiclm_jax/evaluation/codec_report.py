@@ -28,6 +28,8 @@ COLUMNS = (
   "num_codebooks",
   "bitrate_bps",
   "si_snr_db",
+  "si_snr_middle_db",
+  "si_snr_side_db",
   "log_mel_distance",
   "multi_scale_mel",
   "spectral_convergence",
@@ -113,7 +115,11 @@ def _distances(
   mel: log_mel.LogMelConfig,
   spectral: spectral_distances.SpectralConfig,
 ) -> dict[str, float]:
-  """All distances of one sound, means over channels."""
+  """All distances of one sound, means over channels.
+
+  Of two channels also the SI-SNR of their sum and of their difference: width
+  that is lost hardly shows in left and right.
+  """
   a, b = _channels_first(original), _channels_first(decoded)
   values = {
     "si_snr_db": codec_metrics.si_snr_db(a, b),
@@ -121,6 +127,11 @@ def _distances(
     "multi_scale_mel": spectral_distances.multi_scale_mel(a, b, spectral),
     **spectral_distances.stft_distances(a, b, spectral),
   }
+  if len(a) == 2:
+    for name, sign in (("middle", 1), ("side", -1)):
+      values[f"si_snr_{name}_db"] = codec_metrics.si_snr_db(
+        a[0] + sign * a[1], b[0] + sign * b[1]
+      )
   return {name: _mean(value) for name, value in values.items()}
 
 

@@ -20,6 +20,8 @@ from musiclm_jax.evaluation import report_page as html
 _HEADINGS = (
   ("bitrate_bps", "Bits per second", 0),
   ("si_snr_db", "SI-SNR (dB)", 2),
+  ("si_snr_middle_db", "of the middle", 2),
+  ("si_snr_side_db", "of the side", 2),
   ("log_mel_distance", "Log-mel (nats)", 3),
   ("multi_scale_mel", "Multi-scale mel (nats)", 3),
   ("spectral_convergence", "Spectral convergence", 3),

@@ -8,7 +8,7 @@ number of microbatches (`Contrastive.in_parts`); how that goes without holding
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +20,8 @@ from musiclm_jax.core import protocols, rng
 from musiclm_jax.models import pair_losses
 from musiclm_jax.networks import mulan, mulan_text
 from musiclm_jax.partitioning import axes
+
+_BIAS = "similarity_bias"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +168,11 @@ class Contrastive:
       return variables
     start = jax.nn.initializers.constant(self.config.initial_bias)
     bias = axes.named(start, (None,))(key, (1,), jnp.float32)
-    return {"params": {**variables["params"], "similarity_bias": bias}}
+    return {"params": {**variables["params"], _BIAS: bias}}
+
+  def network_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The towers' parameters, without those that only the loss has."""
+    return {name: value for name, value in params.items() if name != _BIAS}
 
   def _embed(
     self, params: Any, batch: protocols.Batch, key: jax.Array, train: bool
@@ -264,9 +270,11 @@ class Contrastive:
       have a text; `temperature`, and with 'sigmoid' `bias`.
     """
     del step
-    config, params = self.config, dict(variables["params"])
-    bias = params.pop("similarity_bias", jnp.zeros(1))[0]
-    audio, text, log_temperature = self._embed(params, batch, key, train)
+    config, params = self.config, variables["params"]
+    bias = params.get(_BIAS, jnp.zeros(1))[0]
+    audio, text, log_temperature = self._embed(
+      self.network_params(params), batch, key, train
+    )
     temperature = jnp.clip(
       jnp.exp(log_temperature.astype(jnp.float32)), config.min_temperature, 1.0
     )

@@ -32,22 +32,31 @@ class Audio:
   """A waveform at any rate; each rate is made once.
 
   Attributes:
-    waveform: float32 `[samples]`.
-    sample_rate_hz: its rate.
+    waveform: float32 `[samples]`, the mean of the channels.
+    channels: as given, `[samples]` or `[samples, channels]`.
+    sample_rate_hz: rate of both.
   """
 
   def __init__(self, waveform: np.ndarray, sample_rate_hz: int):
-    self.waveform = waveform
+    self.channels = waveform
+    self.waveform = files.as_channels(waveform, 1)
     self.sample_rate_hz = sample_rate_hz
-    self._rates = {sample_rate_hz: waveform}
+    self._rates = {sample_rate_hz: self.waveform}
 
   def at(self, rate_hz: int) -> np.ndarray:
-    """The waveform at `rate_hz`."""
+    """The mean of the channels at `rate_hz`."""
     if rate_hz not in self._rates:
       self._rates[rate_hz] = files.resample(
         self.waveform, self.sample_rate_hz, rate_hz
       )
     return self._rates[rate_hz]
+
+  def channels_at(self, rate_hz: int, num_channels: int) -> np.ndarray:
+    """So many channels at `rate_hz`; see `files.as_channels`."""
+    if num_channels == 1:
+      return self.at(rate_hz)
+    wanted = files.as_channels(self.channels, num_channels)
+    return files.resample(wanted, self.sample_rate_hz, rate_hz)
 
 
 class Cut(NamedTuple):
@@ -106,6 +115,7 @@ class AcousticProgram:
     stream: of the codes.
     fingerprint: of the artefact.
     sample_rate_hz: of the waveforms.
+    num_channels: of the waveforms.
     weights: for `apply`.
     windows: in frames.
   """
@@ -120,19 +130,14 @@ class AcousticProgram:
       window_secs: new audio per window; the context comes on top.
 
     Raises:
-      UserError: if a window is no whole number of frames, or the codec is not
-        mono.
+      UserError: if a window is no whole number of frames.
     """
     config = artifacts.config_from_dict(
       soundstream.SoundStreamConfig, artifact.config
     )
-    if config.num_channels != 1:
-      raise errors.UserError(
-        f"the codec has {config.num_channels} channels: token caches of more "
-        "than one are not made yet"
-      )
     self.fingerprint, self.weights = artifact.fingerprint, artifact.arrays
     self.sample_rate_hz = config.sample_rate_hz
+    self.num_channels = config.num_channels
     self.stream = streams.TokenStream(
       self.name,
       config.codebook_size,
@@ -150,7 +155,8 @@ class AcousticProgram:
 
   def cut(self, audio: Audio) -> Cut:
     """Rows of a waveform at `sample_rate_hz`."""
-    hop, waveform = self._config.hop_length, audio.at(self.sample_rate_hz)
+    hop = self._config.hop_length
+    waveform = audio.channels_at(self.sample_rate_hz, self.num_channels)
     plan = self.windows.plan(self._config.num_frames(len(waveform)))
     rows = []
     for window in plan:

@@ -7,6 +7,7 @@ import re
 import jax
 import pytest
 
+import gin
 from musiclm_jax.cli import experiment, gin_config
 from musiclm_jax.core import errors, rng
 
@@ -40,6 +41,25 @@ def test_experiment_resolves_as_its_header_says(name):
     gin_config.resolve(
       [*files, f"mesh/{mesh}"], overrides + SIZES.get(mesh, [])
     )
+
+
+def test_stereo_crops_fit_the_stereo_codec():
+  name = "musiclm_soundstream_tiny_score_corpus.gin"
+  files = [f"experiments/{name}", "models/soundstream_stereo.gin"]
+  gin_config.resolve(files, header_overrides(name))
+  crops = gin.get_bindings("tasks.WaveformTaskConfig", resolve_references=False)
+  assert crops["num_channels"] == 2
+  gin_config.resolve(
+    files,
+    header_overrides(name),
+    without=(
+      "experiment.Experiment.data",
+      "experiment.Experiment.exporter",
+    ),
+  )
+  trainable = gin_config.build(experiment.Experiment).trainable
+  # 0.24 s at 48 kHz.
+  assert trainable.input_shapes(3)["waveform"].shape == (3, 11_520, 2)
 
 
 def parameters(part, *files, overrides=(), base=PAPER):

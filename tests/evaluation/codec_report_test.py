@@ -183,6 +183,36 @@ def test_report_of_a_known_codec(monkeypatch, tmp_path):
     _measured(codebook_counts=(9,))
 
 
+class MiddleCodec(Codec):
+  """The same of two channels, and deaf to how they differ."""
+
+  def encode(self, waveform):
+    return super().encode(waveform.mean(-1))
+
+  def decode(self, codes):
+    return np.repeat(super().decode(codes)[..., None], 2, -1)
+
+
+def test_lost_width_shows_in_the_side():
+  middle = np.sin(np.arange(4000) / 500).astype(np.float32) * 0.9
+  side = 0.05 * np.sin(np.arange(4000) / 100).astype(np.float32)
+  wide = np.stack([middle + side, middle - side], -1)
+  sets = [
+    codec_report.SoundSet("wide", ["a"], [wide]),
+    codec_report.SoundSet("narrow", ["b"], [np.stack([middle] * 2, -1)]),
+  ]
+  config = codec_report.ReportConfig(codebook_counts=(4,), num_shown=0)
+  report, _ = codec_report.measure(MiddleCodec(), sets, config)
+  (wide,), (narrow,) = (report["sets"][s]["rows"] for s in ("wide", "narrow"))
+  assert wide["si_snr_middle_db"] > 20
+  # Nothing of it came out, and where there was none there is no number.
+  assert wide["si_snr_side_db"] == -120.0
+  assert math.isnan(narrow["si_snr_side_db"])
+  assert set(wide) <= set(codec_report.COLUMNS)
+  mono, _ = _measured(codebook_counts=(4,))
+  assert "si_snr_side_db" not in mono["sets"]["works"]["rows"][0]
+
+
 def test_visqol_joins_the_table(tmp_path):
   report, _ = _measured(
     visqol=_program(tmp_path, _GOOD), codebook_counts=(1, 4)

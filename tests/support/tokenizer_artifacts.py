@@ -27,13 +27,17 @@ def random_values(tree, seed):
   return jax.tree_util.tree_map_with_path(fill, axes.unbox(tree))
 
 
-def write_codec(directory, is_fitted=False) -> None:
-  """Writes a codec of 8 kHz with 3 codebooks of 16; arguments as `write`."""
+def write_codec(directory, is_fitted=False, num_channels=1) -> None:
+  """Writes a codec of 8 kHz with 3 codebooks of 16; arguments as `write`.
+
+  Two channels are for one that is not fitted.
+  """
   from musiclm_jax.networks import soundstream
   from musiclm_jax.systems import tokenizers
 
   config = soundstream.SoundStreamConfig(
     sample_rate_hz=RATE_HZ,
+    num_channels=num_channels,
     channels=4,
     strides=(4, 5, 8),
     dilations=(1, 3),
@@ -46,7 +50,7 @@ def write_codec(directory, is_fitted=False) -> None:
   shapes = jax.eval_shape(
     soundstream.SoundStream(config).init,
     jax.random.key(0),
-    jnp.zeros((1, 1600)),
+    jnp.zeros((1, 1600) if num_channels == 1 else (1, 1600, num_channels)),
   )
   variables = random_values(shapes, 0)
   embed = np.random.default_rng(1).normal(size=(3, 16, 8))
