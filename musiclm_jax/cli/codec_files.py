@@ -2,7 +2,6 @@
 """The codec job: audio files in, files of codes out, and back."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from musiclm_jax.audio import blocks, files
+from musiclm_jax.cli import artifact_paths
 from musiclm_jax.core import artifacts, errors, progress
 from musiclm_jax.systems import codec_streams, tokenizers
 
@@ -116,30 +116,14 @@ def load_codec(
     UserError: if there is none, it is not the one its bundle names, or it has
       no switch.
   """
-  folder = pathlib.Path(directory)
-  header = folder / "bundle.json"
-  if (folder / "artifact.json").is_file():
-    return tokenizers.SoundStreamTokenizer.load(folder, denoise)
-  if not (folder / "soundstream" / "artifact.json").is_file():
-    raise errors.UserError(
-      f"--codec={directory}: expected a soundstream artefact, a bundle or a "
-      "folder of artefacts"
-    )
-  part = folder / "soundstream"
+  part, expected = artifact_paths.find(directory, "soundstream", "codec")
   codec = tokenizers.SoundStreamTokenizer.load(part, denoise)
-  if header.is_file():
-    try:
-      part = json.loads(header.read_text())["parts"]["soundstream"]
-      expected = part["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise errors.UserError(
-        f"damaged bundle at {header}: {error!r}"
-      ) from error
-    artifacts.check_fingerprint(
-      f"soundstream in {directory}",
-      codec.fingerprint.removesuffix(tokenizers.DENOISE_SUFFIX),
-      expected,
-    )
+  artifact_paths.check(
+    directory,
+    "soundstream",
+    codec.fingerprint.removesuffix(tokenizers.DENOISE_SUFFIX),
+    expected,
+  )
   return codec
 
 

@@ -2,7 +2,7 @@
 """Exporters: a trained state in, a frozen artefact out, per kind of part."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,9 +10,11 @@ import numpy as np
 from absl import logging
 
 from musiclm_jax.audio import files
-from musiclm_jax.core import progress, rng, vocabularies
+from musiclm_jax.cli import corpus_passes, mulan_export
+from musiclm_jax.core import rng, vocabularies
 from musiclm_jax.core import streams as streams_lib
-from musiclm_jax.data import clips, token_cache
+from musiclm_jax.data import token_cache
+from musiclm_jax.evaluation import modality_gap
 from musiclm_jax.layers import mesh_kmeans, quantize
 from musiclm_jax.models import (
   codec_gan,
@@ -26,9 +28,10 @@ from musiclm_jax.systems import (
   embedders,
   semantic_clusters,
   stage_lm,
+  text_mapper,
   tokenizers,
 )
-from musiclm_jax.training import agreement, distributed
+from musiclm_jax.training import distributed
 
 # Names of the artefacts behind the streams of a token cache.
 ARTIFACT_OF_STREAM = {
@@ -36,9 +39,12 @@ ARTIFACT_OF_STREAM = {
   "semantic": "semantic",
   "mulan": "mulan",
 }
-_BATCH_SIZE = 16
 _CLUSTERS = ("host", "mesh")
-_MAX_BLOCKS = 1024
+
+
+def _check_clusters(clusters: str) -> None:
+  if clusters not in _CLUSTERS:
+    raise ValueError(f"clusters={clusters!r}: expected one of {_CLUSTERS}")
 
 
 def cache_streams(
@@ -51,26 +57,6 @@ def cache_streams(
   if cache_dir is None:
     return streams_lib.published()
   return token_cache.read_config(cache_dir).streams
-
-
-def _clip_batches(
-  corpus_dir: str,
-  split: str,
-  name: str,
-  num_clips: int | None = None,
-  num_channels: int = 1,
-) -> Iterator[tuple[np.ndarray, int]]:
-  """Waveforms of (the start of) a split, with their rate.
-
-  Yields:
-    `[batch, samples]`, or `[batch, samples, channels]` of more than one.
-  """
-  reader = clips.ClipReader(corpus_dir, split, num_channels)
-  num_clips = min(num_clips or len(reader), len(reader))
-  with progress.Progress(name, num_clips, unit="clip") as bar:
-    for group in reader.batches(0, num_clips, _BATCH_SIZE):
-      yield np.stack([c.waveform for c in group]), group[0].sample_rate_hz
-      bar.update(len(group))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +103,7 @@ class SoundStreamExporter:
       )
     )
     vectors = []
-    for waveform, rate_hz in _clip_batches(
+    for waveform, rate_hz in corpus_passes.batches(
       self.corpus_dir,
       self.split,
       "latents",
@@ -173,10 +159,7 @@ class SemanticExporter:
   num_iterations: int = 50
 
   def __post_init__(self):
-    if self.clusters not in _CLUSTERS:
-      raise ValueError(
-        f"clusters={self.clusters!r}: expected one of {_CLUSTERS}"
-      )
+    _check_clusters(self.clusters)
 
   @property
   def is_collective(self) -> bool:
@@ -235,7 +218,7 @@ class SemanticExporter:
     return semantic_clusters.fit(
       (
         extract(waveform, rate_hz)
-        for waveform, rate_hz in _clip_batches(
+        for waveform, rate_hz in corpus_passes.batches(
           self.corpus_dir, self.split, "features"
         )
       ),
@@ -248,28 +231,13 @@ class SemanticExporter:
   def _fit_on_mesh(
     self, extract: embedders.SemanticFeatures
   ) -> semantic_clusters.SemanticClusters:
-    reader = clips.ClipReader(self.corpus_dir, self.split)
-    # Few enough that their sums are nothing to send.
-    size = max(_BATCH_SIZE, -(-len(reader) // _MAX_BLOCKS))
-    num_blocks = -(-len(reader) // size)
-    mine = range(jax.process_index(), num_blocks, jax.process_count())
-
-    def blocks():
-      with progress.Progress("features", len(mine), unit="block") as bar:
-        for block in mine:
-          first = block * size
-          end = min(first + size, len(reader))
-          for group in reader.batches(first, end, _BATCH_SIZE):
-            waveform = np.stack([clip.waveform for clip in group])
-            yield block, first, extract(waveform, group[0].sample_rate_hz)
-            first += len(group)
-          bar.update()
-      # Whoever is first would wait in a collective, which has a time limit.
-      agreement.barrier("features")
-
+    blocks = corpus_passes.Blocks(self.corpus_dir, self.split, "features")
     return semantic_clusters.fit_on_mesh(
-      blocks(),
-      num_blocks,
+      (
+        (block, first, extract(waveform, rate_hz))
+        for block, first, waveform, rate_hz in blocks
+      ),
+      blocks.num_blocks,
       mesh_kmeans.MeshKMeansConfig(
         self.num_clusters,
         seeding=self.seeding,
@@ -287,6 +255,9 @@ class SemanticExporter:
 class MuLanExporter:
   """Fits the RVQ of audio embeddings, then freezes towers and codebooks.
 
+  The report on the RVQ and on the gap between text and audio is printed and
+  joins the metadata of the artefact as `mulan`.
+
   Attributes:
     corpus_dir: prepared corpus the codebooks are fitted on.
     text_model: path of the vocabulary of the text tower.
@@ -294,6 +265,15 @@ class MuLanExporter:
     codebook_size: entries per level (MusicLM: 1024).
     split: of the corpus.
     seed: of the seeding.
+    clusters: 'host' or 'mesh', as in `SemanticExporter`.
+    seeding: of 'mesh': 'parallel' (k-means||) or 'plusplus'.
+    num_iterations: most Lloyd iterations per level.
+    text_mapper: what moves text embeddings before they are quantized: 'none',
+      'shift' or 'ridge' (`systems/text_mapper.py`); part of the fingerprint.
+    mapper_split: the pairs it is fitted on.
+    mapper_strength: penalty of 'ridge'; 0 chooses it by cross-validation.
+    heldout_split: the pairs of the report; '' for none.
+    max_pair_clips: most clips of either split, spread over it.
   """
 
   corpus_dir: str
@@ -302,6 +282,27 @@ class MuLanExporter:
   codebook_size: int = 1024
   split: str = "train"
   seed: int = 0
+  clusters: str = "host"
+  seeding: str = "parallel"
+  num_iterations: int = 50
+  text_mapper: str = "none"
+  mapper_split: str = "train"
+  mapper_strength: float = 0.0
+  heldout_split: str = "test"
+  max_pair_clips: int = 2000
+
+  def __post_init__(self):
+    _check_clusters(self.clusters)
+    text_mapper.check_kind(self.text_mapper)
+    if self.max_pair_clips < 1:
+      raise ValueError(
+        f"max_pair_clips={self.max_pair_clips}: expected a positive number"
+      )
+
+  @property
+  def is_collective(self) -> bool:
+    """Whether all processes take part in `export`."""
+    return self.clusters == "mesh"
 
   def export(
     self,
@@ -310,27 +311,53 @@ class MuLanExporter:
     directory: str,
     metadata: Mapping[str, Any],
   ) -> str:
-    """Writes the artefact; returns its fingerprint."""
+    """Writes the artefact; returns its fingerprint.
+
+    Raises:
+      UserError: if there is too little audio for the RVQ, or too few pairs
+        for the mapper.
+    """
     config = trainable.network.config
     params = trainable.network_params(variables["params"])
     text_files = vocabularies.load(self.text_model).files
     embedder = embedders.MuLanEmbedder(config, params, text_files)
-    embeddings = np.concatenate(
-      [
-        embedder.embed_windows(waveform, rate_hz).reshape(-1, config.output_dim)
-        for waveform, rate_hz in _clip_batches(
-          self.corpus_dir, self.split, "embeddings"
-        )
-      ]
-    )
-    codebooks = tokenizers.fit_mulan_rvq(
-      embeddings,
+    embeddings, codebooks = mulan_export.fit_rvq(
+      embedder,
+      self.corpus_dir,
+      self.split,
       self.num_codebooks,
-      self.codebook_size,
-      rng.root_key(self.seed),
+      mesh_kmeans.MeshKMeansConfig(
+        self.codebook_size,
+        seeding=self.seeding,
+        num_iterations=self.num_iterations,
+      ),
+      self.seed,
+      self.is_collective,
     )
+    if not distributed.is_main():
+      return ""
+    mapper, fitted = None, {"kind": self.text_mapper}
+    if self.text_mapper != "none":
+      mapper, fitted = mulan_export.fit_text_mapper(
+        self.text_mapper,
+        mulan_export.read_pairs(
+          embedder, self.corpus_dir, self.mapper_split, self.max_pair_clips
+        ),
+        self.mapper_strength,
+      )
+    heldout = mulan_export.read_heldout(
+      embedder, self.corpus_dir, self.heldout_split, self.max_pair_clips
+    )
+    report = mulan_export.report(embeddings, codebooks, mapper, heldout)
+    print(modality_gap.describe(report))
     return tokenizers.export_mulan(
-      directory, config, params, codebooks, text_files, metadata
+      directory,
+      config,
+      params,
+      codebooks,
+      text_files,
+      {**metadata, "mulan": {**report, "text_mapper": fitted}},
+      mapper,
     )
 
 

@@ -26,6 +26,8 @@ VERBS = {
   "bundle": ("bundle", "collect artefacts and stages for generation"),
   "generate": ("generate", "text prompts to music"),
   "codec": ("codec", "audio files to files of acoustic codes and back"),
+  "embed": ("embed", "audio files and texts to MuLan vectors"),
+  "search": ("search", "the audio nearest to a text or to other audio"),
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "probe": ("probe", "what tokens tell of pitch, harmony, tempo, timbre"),
   "report": ("report", "write the page that shows a run"),
@@ -97,7 +99,9 @@ def run(argv: list[str]) -> int:
   module.add_arguments(verb)
   argv, command = _split_command(argv)
   rest, overrides = _split_gin(argv[1:])
-  args = verb.parse_args(rest)
+  # argparse takes an optional positional behind options for missing, else.
+  mixed = getattr(module, "MIXED_ARGUMENTS", False)
+  args = (verb.parse_intermixed_args if mixed else verb.parse_args)(rest)
   args.command = command
   if command and not getattr(module, "TAKES_COMMAND", False):
     verb.error(f"-- {command[0]}: this verb takes no command")

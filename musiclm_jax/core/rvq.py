@@ -7,6 +7,9 @@ for frozen codebooks on the host: MuLan tokens of a crop.
 
 import numpy as np
 
+# Vectors whose distances to a whole codebook are held at once.
+_CHUNK = 1 << 14
+
 
 def squares(codebooks: np.ndarray) -> np.ndarray:
   """Squared lengths of the entries, `[codebooks, codebook_size]`."""
@@ -30,13 +33,15 @@ def encode(
   """
   flat = vectors.reshape(-1, vectors.shape[-1]).astype(np.float32)
   codes = np.empty((flat.shape[0], codebooks.shape[0]), np.int32)
-  residual = flat
   if squared_lengths is None:
     squared_lengths = squares(codebooks)
-  for level, codebook in enumerate(codebooks):
-    distance = squared_lengths[level] - 2.0 * residual @ codebook.T
-    codes[:, level] = distance.argmin(-1)
-    residual = residual - codebook[codes[:, level]]
+  for start in range(0, len(flat), _CHUNK):
+    residual = flat[start : start + _CHUNK]
+    for level, codebook in enumerate(codebooks):
+      distance = squared_lengths[level] - 2.0 * residual @ codebook.T
+      nearest = distance.argmin(-1)
+      codes[start : start + _CHUNK, level] = nearest
+      residual = residual - codebook[nearest]
   return codes.reshape(*vectors.shape[:-1], codebooks.shape[0])
 
 

@@ -4,7 +4,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -152,13 +152,19 @@ class ClipReader:
   def batches(
     self, start: int, end: int, batch_size: int
   ) -> Iterator[list[Clip]]:
-    """Clips `[start, end)` in groups of equal length and rate.
+    """Clips `[start, end)` in groups, as `groups` makes them."""
+    return self.groups(range(start, end), batch_size)
+
+  def groups(
+    self, indices: Sequence[int], batch_size: int
+  ) -> Iterator[list[Clip]]:
+    """Clips in groups of equal length and rate.
 
     Yields:
-      Neighbouring clips that can be stacked, at most `batch_size`.
+      Neighbours in `indices` that can be stacked, at most `batch_size`.
     """
     group: list[Clip] = []
-    for index in range(start, end):
+    for index in indices:
       clip = self[index]
       fits = group and (
         len(clip.waveform) == len(group[0].waveform)

@@ -55,13 +55,26 @@ def retrieval(
     raise ValueError(
       f"{len(texts)} texts: expected {len(text_embeddings)}, one per embedding"
     )
-  _, first, group = np.unique(texts, return_index=True, return_inverse=True)
+  first, relevant = relevance(texts)
   scores = text_embeddings[first] @ audio_embeddings.T
-  relevant = np.arange(len(first))[:, None] == group[None, :]
   return {
     "text_to_audio": _scores(scores, relevant),
     "audio_to_text": _scores(scores.T, relevant.T),
   }
+
+
+def relevance(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  """Which clips are hits of which caption.
+
+  Args:
+    texts: the caption of each clip.
+
+  Returns:
+    int64 `[captions]`, the first clip of each different caption, and bool
+    `[captions, clips]`.
+  """
+  _, first, group = np.unique(texts, return_index=True, return_inverse=True)
+  return first, np.arange(len(first))[:, None] == group[None, :]
 
 
 def ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ What the tokenizers quantize, and what their quantizers are fitted on. Shapes
 are rounded up to few sizes, so that few programs are compiled.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -263,6 +263,29 @@ class MuLanEmbedder:
       for rows in (windows if count > 1 else [windows[:, 0]])
     ]
     return np.concatenate(embedded).reshape(batch, count, -1)
+
+  def embed_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Embeds audio that comes in blocks: memory does not grow with its length.
+
+    Args:
+      blocks: float32 `[samples]`, of one waveform at the rate of
+        `config.mel`, in order, any lengths.
+
+    Yields:
+      float32 `[windows, output_dim]`, in order; all together what
+      `embed_windows` gives for the whole.
+    """
+    rate_hz = self.config.mel.sample_rate_hz
+    length = round(self.config.window_secs * rate_hz)
+    enough = length + (_MAX_ROWS - 1) * rate_hz
+    held, is_begun = np.zeros(0, np.float32), False
+    for block in blocks:
+      held = np.concatenate([held, np.asarray(block, np.float32)])
+      while len(held) >= enough:
+        yield self.embed_windows(held[None, :enough], rate_hz)[0]
+        held, is_begun = held[_MAX_ROWS * rate_hz :], True
+    if not is_begun or len(held) >= length:
+      yield self.embed_windows(held[None], rate_hz)[0]
 
   def embed_audio(
     self, waveform: np.ndarray, sample_rate_hz: float

@@ -158,7 +158,7 @@ class MusicLM:
         )
     self._check(seconds, temperatures)
     seeds = item_seeds(seed, len(prompts))
-    mulan_codes = self.mulan.quantize(self.mulan.embed_text(prompts))
+    mulan_codes = self.mulan.encode_text(prompts)
     codes = self.generate_codes(mulan_codes, seconds, seeds, temperatures)
     return Generation(
       self.decode(codes["acoustic"], seconds),

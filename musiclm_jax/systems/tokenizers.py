@@ -2,8 +2,9 @@
 """Frozen tokenizers: artefacts in; numpy waveforms and texts to codes.
 
 Each tokenizer is exported once (`export_*`), loaded by its class, and never
-changed. `fit_*` makes the quantizers that two of them add to a network. Codes
-are int32 `[batch, frames, codebooks]` (`core/streams.py`).
+changed. `semantic_clusters.py`, `mulan_rvq.py` and `text_mapper.py` fit what
+two of them add to a network. Codes are int32 `[batch, frames, codebooks]`
+(`core/streams.py`).
 """
 
 import os
@@ -17,6 +18,7 @@ from musiclm_jax.core import artifacts, errors, rvq, streams
 from musiclm_jax.layers import kmeans
 from musiclm_jax.networks import mulan, semantic_encoders, soundstream
 from musiclm_jax.systems import codec_streams, embedders
+from musiclm_jax.systems import text_mapper as text_mapper_lib
 
 # Longer audio goes through the codec piece by piece, in constant memory.
 LONG_SECS = 60.0
@@ -345,49 +347,6 @@ class SemanticTokenizer:
     return codes.reshape(*features.shape[:2], 1).astype(np.int32)
 
 
-def fit_mulan_rvq(
-  embeddings: np.ndarray,
-  num_codebooks: int,
-  codebook_size: int,
-  key: jax.Array,
-  num_iterations: int = 50,
-) -> np.ndarray:
-  """Residual k-means: each level clusters what the levels before left.
-
-  Args:
-    embeddings: float32 `[n, dim]`, of audio.
-    num_codebooks: levels.
-    codebook_size: entries per level.
-    key: typed key.
-    num_iterations: most Lloyd iterations per level.
-
-  Returns:
-    float32 `[codebooks, codebook_size, dim]`.
-
-  Raises:
-    UserError: if there are fewer embeddings than entries.
-  """
-  residual = np.asarray(embeddings, np.float32)
-  if len(residual) < codebook_size:
-    raise errors.UserError(
-      f"{len(residual)} MuLan embeddings: expected at least "
-      f"codebook_size={codebook_size}; give more audio or a smaller codebook"
-    )
-  codebooks = []
-  for level in range(num_codebooks):
-    result = kmeans.fit(
-      residual,
-      codebook_size,
-      jax.random.fold_in(key, level),
-      num_iterations=num_iterations,
-    )
-    codebook = np.asarray(result.centroids)
-    codes = rvq.encode(residual, codebook[None])
-    residual = residual - rvq.decode(codes, codebook[None])
-    codebooks.append(codebook)
-  return np.stack(codebooks)
-
-
 def export_mulan(
   directory: str | os.PathLike,
   config: mulan.MuLanConfig,
@@ -395,6 +354,7 @@ def export_mulan(
   codebooks: np.ndarray,
   text_files: Mapping[str, bytes],
   metadata: Mapping[str, Any] | None = None,
+  text_mapper: text_mapper_lib.TextMapper | None = None,
 ) -> str:
   """Writes a MuLan tokenizer.
 
@@ -405,16 +365,21 @@ def export_mulan(
     codebooks: float32 `[codebooks, codebook_size, output_dim]`.
     text_files: `files` of the text vocabulary (`core/vocabularies.py`).
     metadata: provenance.
+    text_mapper: moves text embeddings before they are quantized; part of the
+      fingerprint.
 
   Returns:
     The fingerprint.
   """
   codebooks = _as_codebooks(codebooks, config.output_dim)
+  arrays = {"params": _host(params), "codebooks": codebooks}
+  if text_mapper is not None:
+    arrays["text_mapper"] = text_mapper.to_arrays()
   return artifacts.save(
     directory,
     "mulan",
     artifacts.config_to_dict(config),
-    {"params": _host(params), "codebooks": codebooks},
+    arrays,
     metadata,
     text_files,
   )
@@ -426,6 +391,7 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
   Attributes:
     stream: 'mulan', one frame per clip.
     codebooks: float32 `[codebooks, codebook_size, output_dim]`.
+    text_mapper: moves text embeddings before they are quantized; or None.
     fingerprint: of the artefact.
   """
 
@@ -437,6 +403,10 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
       artifact.files,
     )
     self.codebooks = artifact.arrays["codebooks"]
+    mapper = artifact.arrays.get("text_mapper")
+    self.text_mapper = (
+      None if mapper is None else text_mapper_lib.TextMapper.from_arrays(mapper)
+    )
     self.fingerprint = artifact.fingerprint
     levels, size, _ = self.codebooks.shape
     self.stream = streams.TokenStream("mulan", size, levels, 0.0)
@@ -455,8 +425,14 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
     return rvq.encode(np.asarray(embeddings), self.codebooks)[:, None]
 
   def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts to int32 `[batch, 1, codebooks]`."""
-    return self.quantize(self.embed_text(texts))
+    """Texts to int32 `[batch, 1, codebooks]`, what generation starts from.
+
+    Here alone the text mapper is used: scores compare the towers as they are.
+    """
+    embeddings = self.embed_text(texts)
+    if self.text_mapper is not None:
+      embeddings = self.text_mapper(embeddings)
+    return self.quantize(embeddings)
 
   def encode(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
     """Waveforms `[batch, samples]` to int32 `[batch, 1, codebooks]`."""

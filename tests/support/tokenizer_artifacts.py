@@ -146,7 +146,8 @@ def mulan_config():
   )
 
 
-def _mulan(directory):
+def write_mulan(directory, seed=4) -> None:
+  """Writes a MuLan of random weights with windows of 2 s."""
   from musiclm_jax.networks import mulan
   from musiclm_jax.systems import tokenizers
 
@@ -157,7 +158,7 @@ def _mulan(directory):
     jnp.zeros((1, 8000)),
     jnp.ones((1, 8), jnp.int32),
   )
-  params = random_values(shapes["params"], 4)
+  params = random_values(shapes["params"], seed)
   codebooks = np.random.default_rng(0).normal(size=(3, 8, 16))
   tokenizers.export_mulan(
     directory,
@@ -179,7 +180,7 @@ def write(directory, is_fitted=False) -> pathlib.Path:
   root = pathlib.Path(directory)
   write_codec(root / "soundstream", is_fitted)
   _semantic(root / "semantic", is_fitted)
-  _mulan(root / "mulan")
+  write_mulan(root / "mulan")
   return root
 
 

@@ -40,11 +40,9 @@ class _Codec:
 class _Mulan:
   stream = MULAN
 
-  def embed_text(self, texts):
-    return np.array([[len(text) % 4, text.count("a") % 4] for text in texts])
-
-  def quantize(self, embeddings):
-    return embeddings[:, None].astype(np.int32)
+  def encode_text(self, texts):
+    codes = [[len(text) % 4, text.count("a") % 4] for text in texts]
+    return np.array(codes, np.int32)[:, None]
 
 
 def make_params(spec, scale=3.0):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tokenizer_artifacts
 
-from musiclm_jax.core import artifacts, errors, rvq, vocabularies
+from musiclm_jax.core import artifacts, errors, vocabularies
 from musiclm_jax.layers import conformer
 from musiclm_jax.networks import (
   mulan,
@@ -24,7 +24,9 @@ from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import (
   bert_import,
   embedders,
+  mulan_rvq,
   semantic_clusters,
+  text_mapper,
   tokenizers,
 )
 
@@ -116,7 +118,7 @@ def joint(tmp_path_factory, text_model):
   )["params"]
   points = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
   points /= np.linalg.norm(points, axis=-1, keepdims=True)
-  codebooks = tokenizers.fit_mulan_rvq(points, 3, 8, jax.random.key(0))
+  codebooks = mulan_rvq.fit(points, 3, 8, jax.random.key(0))
   directory = tmp_path_factory.mktemp("mulan") / "mulan"
   mark = tokenizers.export_mulan(
     directory, MULAN, params, codebooks, text_model
@@ -260,17 +262,33 @@ def test_mulan_text_and_audio(joint):
     tokenizer.embed_text(["piano", "  "])
 
 
-def test_residual_kmeans_shrinks_the_error_level_by_level(joint):
-  _, _, _, codebooks, points = joint
-  codes = rvq.encode(points, codebooks)
-  error = [
-    ((points - rvq.decode(codes[:, :levels], codebooks)) ** 2).mean()
-    for levels in (1, 2, 3)
-  ]
-  assert error[0] < (points**2).mean()
-  assert error[2] < error[1] < error[0]
-  with pytest.raises(errors.UserError, match="codebook_size=8"):
-    tokenizers.fit_mulan_rvq(points[:7], 2, 8, jax.random.key(0))
+def test_text_mapper_moves_what_generation_starts_from(
+  joint, text_model, tmp_path
+):
+  directory, mark, params, codebooks, _ = joint
+  plain = tokenizers.MuLanTokenizer.load(directory)
+  bias = np.full(16, 5.0, np.float32)
+  other = tokenizers.export_mulan(
+    tmp_path / "mulan",
+    MULAN,
+    params,
+    codebooks,
+    text_model,
+    text_mapper=text_mapper.TextMapper(bias),
+  )
+  assert other != mark
+  mapped = tokenizers.MuLanTokenizer.load(tmp_path / "mulan")
+  text = plain.embed_text(TEXTS)
+  np.testing.assert_array_equal(mapped.embed_text(TEXTS), text)
+  moved = text + bias
+  moved /= np.linalg.norm(moved, axis=-1, keepdims=True)
+  expected = plain.quantize(moved)
+  np.testing.assert_array_equal(mapped.encode_text(TEXTS), expected)
+  assert (plain.encode_text(TEXTS) != expected).any()
+  waveform = np.random.default_rng(0).normal(size=(1, 32000)) * 0.1
+  np.testing.assert_array_equal(
+    mapped.encode(waveform, 16000), plain.encode(waveform, 16000)
+  )
 
 
 def test_damaged_text_model_is_a_user_error(joint):
