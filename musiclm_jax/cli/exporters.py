@@ -34,6 +34,7 @@ ARTIFACT_OF_STREAM = {
   "acoustic": "soundstream",
   "semantic": "semantic",
   "mulan": "mulan",
+  "melody": "melody",
 }
 _BATCH_SIZE = 16
 _CLUSTERS = ("host", "mesh")
