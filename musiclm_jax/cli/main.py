@@ -27,6 +27,7 @@ VERBS = {
   "generate": ("generate", "text prompts to music"),
   "codec": ("codec", "audio files to files of acoustic codes and back"),
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
+  "melody": ("melody", "does a bundle take the melodies it is given"),
   "probe": ("probe", "what tokens tell of pitch, harmony, tempo, timbre"),
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
