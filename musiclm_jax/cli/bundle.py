@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--artifact_dir",
     required=True,
-    help="folder with soundstream, semantic, mulan and stage_* artefacts",
+    help="folder with soundstream, semantic, mulan and stage_* artefacts, and "
+    "melody where there is one",
   )
   parser.add_argument("--output_dir", required=True, help="the bundle")
 
@@ -28,9 +29,11 @@ def main(args: argparse.Namespace) -> int:
   from musiclm_jax.systems import bundle
 
   root = pathlib.Path(args.artifact_dir)
-  made = bundle.write_bundle(
-    args.output_dir, {name: root / name for name in bundle.PARTS}
-  )
+  parts = {name: root / name for name in bundle.PARTS}
+  for name in bundle.OPTIONAL_PARTS:
+    if (root / name).exists():
+      parts[name] = root / name
+  made = bundle.write_bundle(args.output_dir, parts)
   for name, mark in made.fingerprints.items():
     print(f"{name}: fingerprint {mark}")
   return 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from musiclm_jax.audio import files
 from musiclm_jax.cli import jobs
-from musiclm_jax.core import artifacts, errors, stages
+from musiclm_jax.core import artifacts, errors, stages, streams
 from musiclm_jax.data import clips, token_cache
 from musiclm_jax.evaluation import (
   codec_metrics,
@@ -33,7 +33,11 @@ def _check_cache(
 ) -> None:
   """The cache must come from the bundle's tokenizers."""
   names = {"acoustic": "soundstream", "semantic": "semantic", "mulan": "mulan"}
+  if "melody" in bundle.fingerprints:
+    names["melody"] = "melody"
   for stream, mark in config.fingerprints.items():
+    if stream not in names:
+      continue  # The bundle does without it.
     artifacts.check_fingerprint(
       f"{names[stream]} behind the token cache {where}",
       mark,
@@ -136,6 +140,10 @@ def heldout_crops(
           start_secs + secs,
           reader.config,
         )
+      elif stream.has_windows:
+        codes = streams.take_windows(
+          stream, clip.arrays[name], start_secs, stream.num_frames(secs)
+        )
       else:
         first = round(start_secs * stream.frame_rate_hz)
         codes = clip.arrays[name][first : first + stream.num_frames(secs)]
@@ -152,7 +160,11 @@ def stage_table(
   """Cross-entropy of every stage beside unigram and bigram."""
   train = list(reader["train"])
   table = {}
-  for name, stage in system.stages.items():
+  scored = dict(system.stages)
+  known = {stream.name for stream in reader.config.streams}
+  if system.melody_stage is not None and "melody" in known:
+    scored[system.melody_stage.spec.name] = system.melody_stage
+  for name, stage in scored.items():
     target = stage.target_stream
     table[name] = stage_scores.stage_scores(
       stage,

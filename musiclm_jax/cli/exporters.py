@@ -38,6 +38,7 @@ ARTIFACT_OF_STREAM = {
   "acoustic": "soundstream",
   "semantic": "semantic",
   "mulan": "mulan",
+  "melody": "melody",
 }
 _CLUSTERS = ("host", "mesh")
 

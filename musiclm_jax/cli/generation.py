@@ -2,6 +2,7 @@
 """The generate job: prompts to WAV files with sidecars, batch by batch."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -83,11 +84,14 @@ def _items(job: jobs.GenerateJob) -> list[_Item]:
   ]
 
 
-def _settings(item: _Item, job: jobs.GenerateJob, system: Any) -> dict:
+def _settings(
+  item: _Item, job: jobs.GenerateJob, system: Any, melody: dict[str, str]
+) -> dict:
   from musiclm_jax.evaluation import summary
 
   return {
     "prompt": item.prompt,
+    **melody,
     "seed": item.seed,
     "seconds": job.seconds,
     "temperatures": list(_temperatures(job.temperatures)),
@@ -111,14 +115,29 @@ def generate(job: jobs.GenerateJob) -> None:
   """Makes every file that is not there yet.
 
   Raises:
-    UserError: for bad prompts, numbers or bundles; nothing is written then.
+    UserError: for bad prompts, melodies, numbers or bundles; nothing is written
+      then.
   """
   items = _items(job)
   temperatures = _temperatures(job.temperatures)
+  melody, about_melody = None, {}
+  if job.melody:
+    from musiclm_jax.systems import melody_prompt
+
+    melody = melody_prompt.read(job.melody)
+    content = pathlib.Path(job.melody).read_bytes()
+    about_melody = {
+      "melody": job.melody,
+      "melody_sha256": hashlib.sha256(content).hexdigest(),
+    }
   from musiclm_jax.systems import musiclm
 
   system = musiclm.MusicLM.load(job.bundle)
-  settings = {item: _settings(item, job, system) for item in items}
+  if melody is not None:
+    system.check_melody()
+  settings = {
+    item: _settings(item, job, system, about_melody) for item in items
+  }
   todo = [item for item in items if not _is_done(item, settings[item])]
   name = f"generate {job.seconds:g} s"
   with progress.Progress(
@@ -131,6 +150,7 @@ def generate(job: jobs.GenerateJob) -> None:
         job.seconds,
         [item.seed for item in batch],
         temperatures,
+        melody,
       )
       for item, waveform in zip(batch, made.waveform):
         item.path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,9 @@ class GenerateJob:
   prompt: tuple[str, ...] = _flag("texts", ())
   prompts: str = _flag("file with one text per line, or JSONL; '' for none", "")
   max_prompts: int = _flag("use only the first so many; 0 takes all", 0)
+  melody: str = _flag(
+    "audio file, hummed or played, whose melody the items take; '' for none", ""
+  )
   seconds: float = _flag("length of each item", 10.0)
   seed: int = _flag("of the first item; then counts up", 0)
   temperatures: str = _flag(

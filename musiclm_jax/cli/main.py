@@ -29,6 +29,7 @@ VERBS = {
   "embed": ("embed", "audio files and texts to MuLan vectors"),
   "search": ("search", "the audio nearest to a text or to other audio"),
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
+  "melody": ("melody", "does a bundle take the melodies it is given"),
   "probe": ("probe", "what tokens tell of pitch, harmony, tempo, timbre"),
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),

@@ -31,13 +31,23 @@ from musiclm_jax.data import (
   token_manifest,
   worker_pool,
 )
-from musiclm_jax.systems import device_feed, window_programs
+from musiclm_jax.systems import (
+  device_feed,
+  melody_program,
+  window_programs,
+)
 
 _BATCHES_AHEAD = 8
 _ROWS_AHEAD = 4096
 _MAX_READERS = 32
 _POLL_SECS = 0.5
 _WAIT_NOTE_SECS = 30.0
+
+
+def _mulan(
+  programs: Iterable[window_programs.Program],
+) -> window_programs.MuLanProgram:
+  return next(p for p in programs if p.stream.name == token_cache.MULAN)
 
 
 def cache_config(
@@ -53,7 +63,7 @@ def cache_config(
       program.stream.name: program.fingerprint for program in programs
     },
     corpus_dir=str(job.corpus_dir),
-    mulan_window_secs=programs[-1].window_secs,
+    mulan_window_secs=_mulan(programs).window_secs,
     mulan_stride_secs=window_programs.MULAN_STRIDE_SECS,
     shard_size=job.shard_size,
     acoustic_window_secs=job.acoustic_window_secs,
@@ -105,11 +115,14 @@ class Tokenizer:
       UserError: if something is missing, or does not fit the cache.
     """
     self._job = job
-    self._programs = window_programs.load(
-      job.artifact_dir,
-      job.acoustic_window_secs,
-      job.semantic_window_secs,
-      job.semantic_halo_secs,
+    self._programs = (
+      *window_programs.load(
+        job.artifact_dir,
+        job.acoustic_window_secs,
+        job.semantic_window_secs,
+        job.semantic_halo_secs,
+      ),
+      *melody_program.load(job.artifact_dir),
     )
     self._rate_hz = self._programs[0].sample_rate_hz
     splits = [split for split in job.splits.split(",") if split]
@@ -142,7 +155,7 @@ class Tokenizer:
       print(f"{self._directory}: was finished before")
       return
     self._writer = token_cache_writer.TokenCacheWriter(
-      self._directory, config, self._programs[-1].codebooks
+      self._directory, config, _mulan(self._programs).codebooks
     )
     feed = device_feed.DeviceFeed(self._programs, self._job.batch_size)
     total = sum(self._sizes.values())

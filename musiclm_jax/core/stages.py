@@ -226,6 +226,26 @@ def semantic_stage(
   )
 
 
+def semantic_melody_stage(
+  num_mulan_codebooks: int = 12,
+  num_melody_codebooks: int = 24,
+  crop_secs: float = 10.0,
+) -> StageSpec:
+  """MuLan, then melody tokens, then semantic (MusicLM appendix C).
+
+  The order of the two is not published. 10 s have 3 windows of melody.
+  """
+  return StageSpec(
+    "semantic_melody",
+    (
+      Segment("mulan", 0, num_mulan_codebooks),
+      Segment("melody", 0, num_melody_codebooks),
+      Segment("semantic", 0, 1),
+    ),
+    crop_secs,
+  )
+
+
 def coarse_stage(
   num_mulan_codebooks: int = 12,
   num_coarse_codebooks: int = 4,

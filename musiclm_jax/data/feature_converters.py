@@ -169,6 +169,9 @@ class StageConverter(seqio.FeatureConverter):
         whole = layout.segment_frames(index)
         # Streams without frames are one frame, whatever the duration.
         share = -(-frames * whole // layout.num_target_frames)
+        stream = layout.streams[segment.stream]
+        if stream.has_windows:
+          share = stream.num_frames(frames / layout.target_stream.frame_rate_hz)
         codes = example[segment.stream][:share]
         parts.append(layout.encode_segment(index, codes))
       conditioning = np.concatenate([np.zeros(0, np.int32), *parts[:-1]])

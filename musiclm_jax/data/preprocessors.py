@@ -208,7 +208,9 @@ class StageCropper:
     self._squares = None
     if mulan_codebooks is not None:
       self._squares = rvq.squares(mulan_codebooks)
-    self.grid_hz = grid_hz(config.streams_by_name())
+    self.grid_hz = grid_hz(
+      {s.name: s for s in config.streams if not s.has_windows}
+    )
     segments = layout.spec.segments
     self._frames = {
       segment.stream: layout.segment_frames(index)
@@ -216,7 +218,12 @@ class StageCropper:
     }
     self.stream_names = tuple(self._frames)
     self._crop_grid = round(layout.secs * self.grid_hz)
-    timed = [n for n in self.stream_names if n != token_cache.MULAN]
+    named = [config.stream(name) for name in self.stream_names]
+    self._windowed = [stream for stream in named if stream.has_windows]
+    # Windows of a crop begin with it, so it begins where one is stored.
+    strides = [round(s.stride_secs * self.grid_hz) for s in self._windowed]
+    self._start_step = math.lcm(*strides)
+    timed = [s.name for s in named if s.frame_rate_hz and not s.has_windows]
     # Frames of each timed stream per grid frame.
     self._factors = {
       name: round(config.stream(name).frame_rate_hz / self.grid_hz)
@@ -226,10 +233,14 @@ class StageCropper:
   def num_starts(self, num_frames: Mapping[str, int]) -> int:
     """Possible crop starts of a clip, at least 1.
 
+    They lie on the grid that all streams share; with a melody stream, on
+    whole seconds.
+
     Args:
       num_frames: frames of each timed stream of the stage.
     """
-    return max(self._num_grid(num_frames) - self._crop_grid, 0) + 1
+    spare = max(self._num_grid(num_frames) - self._crop_grid, 0)
+    return spare // self._start_step + 1
 
   def _num_grid(self, num_frames: Mapping[str, int]) -> int:
     return min(
@@ -239,7 +250,7 @@ class StageCropper:
   def crop(
     self, arrays: Mapping[str, np.ndarray], start: int
   ) -> dict[str, np.ndarray]:
-    """Codes of the crop that begins at grid frame `start`.
+    """Codes of the crop that begins at the possible start `start`.
 
     Args:
       arrays: as in `token_cache.CachedClip`.
@@ -248,6 +259,7 @@ class StageCropper:
     Returns:
       int32 `[frames, codebooks]` by stream name, -1 where the clip has ended.
     """
+    start *= self._start_step
     frames = {name: len(arrays[name]) for name in self._factors}
     end = min(start + self._crop_grid, self._num_grid(frames))
     out = {}
@@ -257,6 +269,13 @@ class StageCropper:
       piece = codes[start * factor : end * factor][: len(padded)]
       padded[: len(piece)] = piece
       out[name] = padded
+    for stream in self._windowed:
+      out[stream.name] = streams_lib.take_windows(
+        stream,
+        arrays[stream.name],
+        start / self.grid_hz,
+        self._frames[stream.name],
+      )
     if token_cache.MULAN in self._frames:
       out[token_cache.MULAN] = token_cache.mulan_codes(
         arrays[token_cache.EMBEDDINGS],

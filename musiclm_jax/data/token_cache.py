@@ -47,7 +47,8 @@ class TokenCacheConfig:
 
   Attributes:
     streams: streams of the codes; `frame_rate_hz` 0 only for 'mulan', whose
-      codes are computed from window embeddings when a crop is taken.
+      codes are computed from window embeddings when a crop is taken. Of
+      streams with windows ('melody') those of every `stride_secs` are held.
     fingerprints: tokenizer fingerprint by stream name.
     corpus_dir: the corpus the clips came from.
     mulan_window_secs: seconds under one MuLan window embedding.
@@ -402,7 +403,8 @@ def stage_sequences(
   Returns:
     `ids` and `work_ids`, lists of str; and for each stream of the stage a
     list of int32 `[frames, codebooks]` with all codebooks of the stream (for
-    MuLan `[1, codebooks]` of the whole clip), all in the same order.
+    MuLan `[1, codebooks]` of the whole clip; of a stream with windows those of
+    one sequence), all in the same order.
   """
   reader = TokenCacheReader(cache_dir)
   names = list(dict.fromkeys(segment.stream for segment in spec.segments))
@@ -421,5 +423,9 @@ def stage_sequences(
         )
       else:
         codes = clip.arrays[name]
+        stream = reader.config.stream(name)
+        if stream.has_windows:
+          hop = round(1 / (stream.frame_rate_hz * stream.stride_secs))
+          codes = codes[::hop]
       out[name].append(codes)
   return out

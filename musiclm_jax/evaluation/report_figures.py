@@ -191,6 +191,45 @@ def spectrogram(
     return _to_svg(figure, f"Log-mel spectrogram of {what}, {secs:.1f} s")
 
 
+def chromagram(
+  values: np.ndarray,
+  frame_rate_hz: float,
+  what: str,
+  width: float = 3.1,
+  height: float = 2.0,
+) -> str:
+  """Pitch classes over time, for the eye beside a player.
+
+  Args:
+    values: float `[frames, 12]` in [0, 1], class 0 = C.
+    frame_rate_hz: its frames per second.
+    what: names the sound to those who cannot see it.
+    width: in inches.
+    height: in inches.
+
+  Returns:
+    SVG text.
+  """
+  names = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"]
+  secs = len(values) / frame_rate_hz
+  with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+    figure, axes = _new(width, height)
+    axes.imshow(
+      values.T,
+      origin="lower",
+      aspect="auto",
+      interpolation="nearest",
+      cmap="magma",
+      vmin=0.0,
+      vmax=1.0,
+      extent=(0.0, secs, -0.5, 11.5),
+    )
+    axes.set_yticks(range(0, 12, 2), names[::2])
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=secs >= 4))
+    axes.set(xlabel="Time (s)", ylabel="Pitch class")
+    return _to_svg(figure, f"Chromagram of {what}, {secs:.1f} s")
+
+
 def codec(table: Mapping[str, Mapping[str, float | None]]) -> str:
   """Log-mel distance and SI-SNR by number of codebooks decoded."""
   with matplotlib.rc_context(_STYLE):

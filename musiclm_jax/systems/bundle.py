@@ -2,7 +2,7 @@
 """A bundle: every frozen part of one MusicLM in one directory.
 
 Artefact directories in; one directory with `bundle.json` out, whose parts are
-known to fit together.
+known to fit together. The parts of melody conditioning may be missing.
 """
 
 import dataclasses
@@ -20,6 +20,10 @@ _HEADER = "bundle.json"
 TOKENIZERS = ("soundstream", "semantic", "mulan")
 STAGES = ("stage_semantic", "stage_coarse", "stage_fine")
 PARTS = TOKENIZERS + STAGES
+# A bundle that can be given a melody has these too.
+MELODY, MELODY_STAGE = "melody", "stage_semantic_melody"
+OPTIONAL_PARTS = (MELODY, MELODY_STAGE)
+_ALL_STAGES = (*STAGES, MELODY_STAGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +66,11 @@ def _verify(
   """Reads every part (which checks its content) and compares fingerprints."""
   configs, fingerprints = {}, {}
   for name, path in paths.items():
-    kind = "stage" if name in STAGES else name
+    kind = "stage" if name in _ALL_STAGES else name
     artifact = artifacts.load(path, kind)
     configs[name] = artifact.config
     fingerprints[name] = artifact.fingerprint
-  for name in STAGES:
+  for name in _ALL_STAGES:
     if name in configs:
       _check_tokenizers(name, configs[name], fingerprints, directory)
   return fingerprints
@@ -93,7 +97,8 @@ def write_bundle(
 
   Args:
     directory: where; replaced when it exists.
-    artifact_dirs: artefact directory of each name in `PARTS`.
+    artifact_dirs: artefact directory of each name in `PARTS`, and perhaps of
+      those in `OPTIONAL_PARTS`.
 
   Returns:
     The bundle.
@@ -103,15 +108,20 @@ def write_bundle(
       others; nothing is written then.
   """
   directory = pathlib.Path(directory)
+  known = PARTS + OPTIONAL_PARTS
   for name in artifact_dirs:
-    if name not in PARTS:
+    if name not in known:
       raise errors.UserError(
-        f"unknown bundle part {name!r}{errors.nearest(name, PARTS)}"
+        f"unknown bundle part {name!r}{errors.nearest(name, known)}"
       )
   missing = [name for name in PARTS if name not in artifact_dirs]
   if missing:
     raise errors.UserError(f"bundle {directory} lacks {', '.join(missing)}")
-  sources = {name: pathlib.Path(artifact_dirs[name]) for name in PARTS}
+  sources = {
+    name: pathlib.Path(artifact_dirs[name])
+    for name in known
+    if name in artifact_dirs
+  }
   fingerprints = _verify(directory, sources)
   versions = _versions()
   scratch = directory.with_name(directory.name + ".writing")
@@ -122,7 +132,8 @@ def write_bundle(
   header = {
     "format_version": FORMAT_VERSION,
     "parts": {
-      name: {"path": name, "fingerprint": fingerprints[name]} for name in PARTS
+      name: {"path": name, "fingerprint": fingerprints[name]}
+      for name in sources
     },
     "versions": versions,
   }
@@ -130,7 +141,7 @@ def write_bundle(
   if directory.exists():
     shutil.rmtree(directory)
   scratch.rename(directory)
-  paths = {name: directory / name for name in PARTS}
+  paths = {name: directory / name for name in sources}
   return Bundle(directory, paths, fingerprints, versions)
 
 
@@ -148,8 +159,9 @@ def open_bundle(directory: str | os.PathLike) -> Bundle:
   try:
     header = json.loads(path.read_text())
     version, parts = header["format_version"], header["parts"]
-    paths = {name: directory / parts[name]["path"] for name in PARTS}
-    expected = {name: parts[name]["fingerprint"] for name in PARTS}
+    names = PARTS + tuple(n for n in OPTIONAL_PARTS if n in parts)
+    paths = {name: directory / parts[name]["path"] for name in names}
+    expected = {name: parts[name]["fingerprint"] for name in names}
     versions = dict(header.get("versions", {}))
   except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(f"damaged bundle at {path}: {error!r}") from error
@@ -159,7 +171,7 @@ def open_bundle(directory: str | os.PathLike) -> Bundle:
       f"{FORMAT_VERSION}"
     )
   fingerprints = _verify(directory, paths)
-  for name in PARTS:
+  for name in names:
     artifacts.check_fingerprint(
       f"{name} in {directory}", fingerprints[name], expected[name]
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MusicLM: text prompts in, waveforms out.
+"""MusicLM: text prompts, perhaps with a melody, in; waveforms out.
 
 Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
-(MusicLM sec. 3.2 and 4.1).
+(MusicLM sec. 3.2 and 4.1). A melody goes into another semantic stage, beside
+the text (appendix C).
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 
 from musiclm_jax.core import errors, rng
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import stage_lm
+from musiclm_jax.systems import melody_prompt, stage_lm
 
 # MusicLM sec. 4.1: semantic, coarse, fine.
 TEMPERATURES = (1.0, 0.95, 0.4)
@@ -33,7 +34,7 @@ class Generation:
     waveform: float32 `[batch, samples]`.
     sample_rate_hz: of the waveform.
     codes: int32 `[batch, frames, codebooks]` by stream: 'mulan', 'semantic',
-      'acoustic', covering the waveform.
+      'acoustic', covering the waveform; 'melody' where one was given.
     seeds: one per item.
   """
 
@@ -59,6 +60,10 @@ def item_seeds(seed: int | Sequence[int], num_items: int) -> tuple[int, ...]:
   return seeds
 
 
+def _whole_secs(seconds: float) -> float:
+  return math.ceil(seconds / QUANTUM_SECS) * QUANTUM_SECS
+
+
 class MusicLM:
   """The frozen parts composed. Built by `load`, or from parts directly.
 
@@ -67,6 +72,8 @@ class MusicLM:
     mulan: embeds and quantizes text and audio (`MuLanTokenizer`).
     stages: `StageLM`s by name: 'semantic', 'coarse', 'fine'.
     semantic_tokenizer: for evaluation and continuation; None if not given.
+    melody: tokenizes melodies (`MelodyTokenizer`); None if not given.
+    melody_stage: the semantic stage that is told a melody; None if not given.
     fingerprints: of the parts, by bundle name; empty if not from a bundle.
   """
 
@@ -79,6 +86,8 @@ class MusicLM:
     fine_stage: stage_lm.StageLM,
     semantic_tokenizer=None,
     fingerprints: dict[str, str] | None = None,
+    melody=None,
+    melody_stage: stage_lm.StageLM | None = None,
   ):
     """Checks that the streams of stages and tokenizers agree.
 
@@ -93,10 +102,13 @@ class MusicLM:
       "coarse": coarse_stage,
       "fine": fine_stage,
     }
-    owners = [codec, mulan]
-    if semantic_tokenizer is not None:
-      owners.append(semantic_tokenizer)
-    for name, stage in self.stages.items():
+    self.melody, self.melody_stage = melody, melody_stage
+    owners = [codec, mulan, semantic_tokenizer, melody]
+    owners = [owner for owner in owners if owner is not None]
+    stages = dict(self.stages)
+    if melody_stage is not None:
+      stages[melody_stage.spec.name] = melody_stage
+    for name, stage in stages.items():
       for owner in owners:
         stream = owner.stream
         found = stage.streams.get(stream.name, stream)
@@ -112,10 +124,16 @@ class MusicLM:
     Raises:
       UserError: if the bundle is missing, damaged or inconsistent.
     """
-    from musiclm_jax.systems import tokenizers
+    from musiclm_jax.systems import melody_tokenizer, tokenizers
 
     bundle = bundle_lib.open_bundle(directory)
     paths = bundle.paths
+    melody = melody_stage = None
+    if bundle_lib.MELODY in paths:
+      path = paths[bundle_lib.MELODY]
+      melody = melody_tokenizer.MelodyTokenizer.load(path)
+    if bundle_lib.MELODY_STAGE in paths:
+      melody_stage = stage_lm.StageLM.load(paths[bundle_lib.MELODY_STAGE])
     return cls(
       tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
       tokenizers.MuLanTokenizer.load(paths["mulan"]),
@@ -124,7 +142,20 @@ class MusicLM:
       stage_lm.StageLM.load(paths["stage_fine"]),
       tokenizers.SemanticTokenizer.load(paths["semantic"]),
       bundle.fingerprints,
+      melody,
+      melody_stage,
     )
+
+  def check_melody(self) -> None:
+    """Raises UserError unless a melody can be given."""
+    if self.melody is None or self.melody_stage is None:
+      lacking = bundle_lib.MELODY_STAGE
+      if self.melody_stage is not None:
+        lacking = bundle_lib.MELODY
+      raise errors.UserError(
+        f"a melody is given, but this bundle has no {lacking}: train and "
+        "bundle one first, or give text only"
+      )
 
   def generate(
     self,
@@ -132,6 +163,7 @@ class MusicLM:
     seconds: float,
     seed: int | Sequence[int] = 0,
     temperatures: Sequence[float] = TEMPERATURES,
+    melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
   ) -> Generation:
     """Makes music for each prompt.
 
@@ -141,12 +173,15 @@ class MusicLM:
       seed: one per item, or one int: item i then has `seed + i`. An item
         depends on its own prompt and seed only, not on its neighbours.
       temperatures: semantic, coarse, fine.
+      melody: that the music takes, one for all items or one per item; shorter
+        than the music it is repeated, of a longer one the begin is used.
 
     Returns:
       Waveforms of exactly `round(seconds * sample_rate_hz)` samples, codes.
 
     Raises:
-      UserError: if a prompt is empty, or a number out of range.
+      UserError: if a prompt is empty, a number out of range, or a melody is
+        given to a system without a stage for it.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
@@ -158,14 +193,35 @@ class MusicLM:
         )
     self._check(seconds, temperatures)
     seeds = item_seeds(seed, len(prompts))
+    melody_codes = None
+    if melody is not None:
+      melody_codes = self._melody_codes(melody, len(prompts), seconds)
     mulan_codes = self.mulan.encode_text(prompts)
-    codes = self.generate_codes(mulan_codes, seconds, seeds, temperatures)
+    codes = self.generate_codes(
+      mulan_codes, seconds, seeds, temperatures, melody_codes
+    )
     return Generation(
       self.decode(codes["acoustic"], seconds),
       self.codec.sample_rate_hz,
       codes,
       seeds,
     )
+
+  def _melody_codes(
+    self,
+    melody: melody_prompt.Melody | Sequence[melody_prompt.Melody],
+    num_items: int,
+    seconds: float,
+  ) -> np.ndarray:
+    self.check_melody()
+    if isinstance(melody, melody_prompt.Melody):
+      one = melody_prompt.encode(self.melody, [melody], _whole_secs(seconds))
+      return np.repeat(one, num_items, axis=0)
+    if len(melody) != num_items:
+      raise errors.UserError(
+        f"{len(melody)} melodies given: expected one per prompt ({num_items})"
+      )
+    return melody_prompt.encode(self.melody, melody, _whole_secs(seconds))
 
   def _check(self, seconds: float, temperatures: Sequence[float]) -> None:
     if not (math.isfinite(seconds) and seconds > 0):
@@ -184,6 +240,7 @@ class MusicLM:
     seconds: float,
     seed: int | Sequence[int] = 0,
     temperatures: Sequence[float] = TEMPERATURES,
+    melody_codes: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
     """Runs the three stages.
 
@@ -192,6 +249,8 @@ class MusicLM:
       seconds: see `generate`.
       seed: see `generate`.
       temperatures: see `generate`.
+      melody_codes: int32 `[batch, windows, codebooks]`, a window a second
+        (`melody_prompt.encode`); None for text alone.
 
     Returns:
       Codes by stream that cover `seconds`, int32 `[batch, frames, codebooks]`.
@@ -202,10 +261,15 @@ class MusicLM:
     self._check(seconds, temperatures)
     mulan_codes = np.asarray(mulan_codes, np.int32)
     seeds = item_seeds(seed, mulan_codes.shape[0])
-    whole_secs = math.ceil(seconds / QUANTUM_SECS) * QUANTUM_SECS
+    whole_secs = _whole_secs(seconds)
     codes = {self.mulan.stream.name: mulan_codes}
+    stages = dict(self.stages)
+    if melody_codes is not None:
+      self.check_melody()
+      codes[self.melody.stream.name] = np.asarray(melody_codes, np.int32)
+      stages["semantic"] = self.melody_stage
     roots = [rng.root_key(item) for item in seeds]
-    for (name, stage), temperature in zip(self.stages.items(), temperatures):
+    for (name, stage), temperature in zip(stages.items(), temperatures):
       keys = jnp.stack([rng.named(root, name) for root in roots])
       run = stage.generate_parallel if name == "fine" else stage.generate_long
       stream = stage.target_stream
@@ -213,7 +277,7 @@ class MusicLM:
       if stage.spec.target.first_level:
         made = np.concatenate([codes[stream.name], made], axis=-1)
       codes[stream.name] = made
-    for stage in self.stages.values():
+    for stage in stages.values():
       stream = stage.target_stream
       frames = max(1, math.ceil(round(seconds * stream.frame_rate_hz, 6)))
       codes[stream.name] = codes[stream.name][:, :frames]

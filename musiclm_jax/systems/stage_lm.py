@@ -387,6 +387,11 @@ class StageLM:
     for index, segment in enumerate(self.spec.segments[:-1]):
       stream = self.streams[segment.stream]
       array = np.asarray(codes[segment.stream])
+      if stream.has_windows:
+        cut[segment.stream] = streams_lib.take_windows(
+          stream, array, start_secs, layout.segment_frames(index)
+        )
+        continue
       span = continuation.stream_span(
         start_secs,
         layout.segment_frames(index),
@@ -408,7 +413,8 @@ class StageLM:
     MusicLM sec. 5.3: 15 s of known semantic tokens, 15 s of new ones.
 
     Args:
-      conditioning: codes by stream over the whole item.
+      conditioning: codes by stream over the whole item; of a stream with
+        windows all that are stored, `stride_secs` apart.
       total_frames: target frames to make.
       temperature: see `generate`.
       keys: typed keys `[batch]`.

@@ -10,7 +10,7 @@ on its window alone, so it is the same in any batch.
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -320,7 +320,26 @@ class MuLanProgram:
     )
 
 
-Program = AcousticProgram | SemanticProgram | MuLanProgram
+class Program(Protocol):
+  """A frozen tokenizer, as those above and in `melody_program.py`.
+
+  Attributes:
+    name: of the arrays in the cache.
+    stream: of the codes.
+    fingerprint: of the artefact.
+    weights: for `apply`.
+  """
+
+  name: str
+  stream: streams.TokenStream
+  fingerprint: str
+  weights: Any
+
+  def cut(self, audio: Audio) -> Cut:
+    """Rows of a waveform."""
+
+  def apply(self, weights: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The result of each row of a batch."""
 
 
 def load(

@@ -85,7 +85,13 @@ def parameters(part, *files, overrides=(), base=PAPER):
 
 
 @pytest.mark.parametrize(
-  ("part", "total"), [("semantic", 316.7), ("coarse", 324.1), ("fine", 323.0)]
+  ("part", "total"),
+  [
+    ("semantic", 316.7),
+    ("semantic_melody", 329.3),
+    ("coarse", 324.1),
+    ("fine", 323.0),
+  ],
 )
 def test_paper_stage(part, total):
   """24 layers of a plain FFN: 302.0 M (papers.md 1.3); 430 M are published.

@@ -37,6 +37,25 @@ def test_round_trip(parts, tmp_path):
   assert not list(tmp_path.glob("*.writing"))
 
 
+def test_melody_parts_may_be_there_and_must_fit(parts, tmp_path):
+  for name in bundle.OPTIONAL_PARTS:
+    parts[name] = tmp_path / f"src_{name}"
+  mark = artifacts.save(parts["melody"], "melody", {}, {"w": np.ones(3)})
+  config = {"tokenizers": {"melody": mark}}
+  stage = parts[bundle.MELODY_STAGE]
+  artifacts.save(stage, "stage", config, {"w": np.ones(2)})
+  bundle.write_bundle(tmp_path / "b", parts)
+  opened = bundle.open_bundle(tmp_path / "b")
+  assert set(opened.paths) == {*bundle.PARTS, *bundle.OPTIONAL_PARTS}
+  # A stage without its tokenizer, then with another one.
+  without = {name: path for name, path in parts.items() if name != "melody"}
+  with pytest.raises(errors.UserError, match="fingerprint None"):
+    bundle.write_bundle(tmp_path / "c", without)
+  new = artifacts.save(parts["melody"], "melody", {}, {"w": np.zeros(3)})
+  with pytest.raises(errors.UserError, match=f"{mark}.*{new}"):
+    bundle.write_bundle(tmp_path / "c", parts)
+
+
 def test_stage_of_another_tokenizer_is_refused_with_both(parts, tmp_path):
   old = artifacts.read_fingerprint(parts["soundstream"])
   new = artifacts.save(
