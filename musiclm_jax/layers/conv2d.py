@@ -12,6 +12,7 @@ of the time.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,10 @@ def _convolution(x, kernel, strides, padding):
 
 
 def convolution_2d(
-  x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: str
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
 ) -> jax.Array:
   """Convolution of pictures.
 
@@ -44,15 +48,44 @@ def convolution_2d(
     x: `[batch, height, width, channels]`.
     kernel: `[taps, taps, channels, features]`.
     strides: inputs per output.
-    padding: 'SAME' or 'VALID', as in `jax.lax`.
+    padding: 'SAME' or 'VALID', or zeros before and behind each axis.
 
   Returns:
     `[batch, rows, columns, features]`.
   """
-  pads = jax.lax.padtype_to_pads(
-    x.shape[1:3], kernel.shape[:2], strides, padding
-  )
-  return _convolution(x, kernel, tuple(strides), tuple(pads))
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(
+      x.shape[1:3], kernel.shape[:2], strides, padding
+    )
+  padding = tuple((int(low), int(high)) for low, high in padding)
+  return _convolution(x, kernel, tuple(strides), padding)
+
+
+def general_dilated(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int],
+  rhs_dilation: Sequence[int],
+  dimension_numbers: jax.lax.ConvDimensionNumbers,
+  feature_group_count: int,
+  precision: jax.lax.PrecisionLike = None,
+) -> jax.Array:
+  """`convolution_2d` with the signature that `flax.linen.Conv` calls.
+
+  Raises:
+    ValueError: if dilation, groups or a precision are asked for.
+  """
+  del dimension_numbers  # Those of `flax.linen.Conv` are ours.
+  asked = (*lhs_dilation, *rhs_dilation, feature_group_count)
+  if set(asked) != {1} or precision is not None:
+    raise ValueError(
+      f"lhs_dilation={lhs_dilation}, rhs_dilation={rhs_dilation}, "
+      f"feature_group_count={feature_group_count}, precision={precision}: "
+      "expected neither dilation nor groups nor a precision"
+    )
+  return convolution_2d(x, kernel, strides, padding)
 
 
 def _keep(x, kernel, strides, padding):
@@ -103,6 +136,11 @@ def _seen(x, taps, strides, rows, columns):
   ]
 
 
+def _product(seen, slope):
+  """Sums over outputs in float32, which bfloat16 would lose."""
+  return jnp.matmul(seen.T, slope, preferred_element_type=jnp.float32)
+
+
 def _kernel_slope(x, kernel, slope, strides, padding):
   batch, rows, columns, features = slope.shape
   taps, channels = kernel.shape[:2], kernel.shape[2]
@@ -111,8 +149,8 @@ def _kernel_slope(x, kernel, slope, strides, padding):
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     flat = slope.reshape(-1, features)
     seen = _seen(x, taps, strides, rows, columns)
-    products = [tap.reshape(-1, channels).T @ flat for tap in seen]
-    return jnp.stack(products).reshape(kernel.shape)
+    products = [_product(tap.reshape(-1, channels), flat) for tap in seen]
+    return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
   piece = min(max(_PIECE_SIZE // (columns * depth), 1), rows)
   pieces = -(-rows // piece)
   spare = pieces * piece - rows
@@ -132,21 +170,26 @@ def _kernel_slope(x, kernel, slope, strides, padding):
       slope, (item, row, 0, 0), (1, piece, columns, features)
     )
     unfolded = jnp.concatenate(_seen(here, taps, strides, piece, columns), -1)
-    product = unfolded.reshape(-1, depth).T @ part.reshape(-1, features)
-    return total + product, None
+    unfolded = unfolded.reshape(-1, depth)
+    return total + _product(unfolded, part.reshape(-1, features)), None
 
-  total = jnp.zeros((depth, features), slope.dtype)
+  total = jnp.zeros((depth, features), jnp.float32)
   total, _ = jax.lax.scan(add, total, jnp.arange(batch * pieces))
-  return total.reshape(kernel.shape)
+  return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _products(x, kernel, slope, strides, padding):
-  slopes = _native(x, kernel, slope, strides, padding)
   if max(strides) > 1:
-    slopes = _input_slope(x, kernel, slope, strides, padding), slopes[1]
+    input_slope = _input_slope(x, kernel, slope, strides, padding)
+  else:
+    _, pull_back = jax.vjp(lambda x: _forward(x, kernel, strides, padding), x)
+    (input_slope,) = pull_back(slope)
   if x.shape[-1] >= _MIN_CHANNELS:
-    slopes = slopes[0], _kernel_slope(x, kernel, slope, strides, padding)
-  return slopes
+    kernel_slope = _kernel_slope(x, kernel, slope, strides, padding)
+  else:
+    _, pull_back = jax.vjp(lambda k: _forward(x, k, strides, padding), kernel)
+    (kernel_slope,) = pull_back(slope)
+  return input_slope, kernel_slope
 
 
 def _pull_back(strides, padding, kept, slope):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.layers import dense
+from musiclm_jax.layers import conv2d, dense
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.partitioning import axes
 
@@ -120,6 +120,7 @@ class _Conv(nn.Module):
         nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
         ("kernel_time", "kernel_freq", "conv_in", "conv_out"),
       ),
+      conv_general_dilated=conv2d.general_dilated,
       name="conv",
     )(x)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from musiclm_jax.audio import spectrogram as spectrogram_lib
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import rng
-from musiclm_jax.layers import conformer, dense, gumbel_quantize
+from musiclm_jax.layers import conformer, conv2d, dense, gumbel_quantize
 from musiclm_jax.partitioning import axes
 
 # Log-mels of music lie around -5 +- 2.5: brings them to zero mean, unit scale.
@@ -200,6 +200,7 @@ class W2vBert(nn.Module):
           ("kernel_time", "kernel_freq", "conv_in", "conv_out"),
         ),
         bias_init=axes.named(nn.initializers.zeros, ("conv_out",)),
+        conv_general_dilated=conv2d.general_dilated,
       )
 
     def linear(features, names):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """2-D convolution: values and gradients are those of XLA's own."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,3 +83,40 @@ def test_other_backends_keep_xlas_gradients():
   }
   assert "stablehlo.while" in lowered["cpu"]
   assert "stablehlo.while" not in lowered["tpu"]
+
+
+def test_flax_convolution_takes_it():
+  own, ours = (
+    nn.Conv(8, (3, 3), 2, padding=((0, 1), (0, 1)), conv_general_dilated=way)
+    for way in (None, conv2d.general_dilated)
+  )
+  x = jax.random.normal(jax.random.key(0), (2, 9, 12, 4))
+  variables = own.init(jax.random.key(1), x)
+  np.testing.assert_allclose(ours.apply(variables, x), own.apply(variables, x))
+
+
+def test_what_it_cannot_do_is_named():
+  module = nn.Conv(
+    8, (3, 3), kernel_dilation=2, conv_general_dilated=conv2d.general_dilated
+  )
+  with pytest.raises(ValueError, match=r"rhs_dilation=\(2, 2\)"):
+    module.init(jax.random.key(1), jnp.ones((2, 9, 12, 4)))
+
+
+def test_kernel_gradient_in_bfloat16_is_summed_in_float32():
+  """65536 ones: bfloat16 stops counting at 256."""
+  x = jnp.ones((4, 128, 128, 8), jnp.bfloat16)
+  for shape in ((1, 1), (3, 3)):
+    kernel = jnp.ones((*shape, 8, 8), jnp.bfloat16)
+    slope = jax.jit(
+      jax.grad(
+        lambda kernel: (
+          conv2d.convolution_2d(x, kernel, (1, 1), "SAME")
+          .astype(jnp.float32)
+          .sum()
+        )
+      )
+    )(kernel)
+    assert slope.dtype == jnp.bfloat16
+    centre = slope[shape[0] // 2, shape[1] // 2]
+    np.testing.assert_allclose(centre.astype(np.float32), 65536.0)
