@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,7 +18,23 @@ from musiclm_jax.core import errors
 PAD_ID = 0
 SENTENCE_PIECE_NAME = "text.model"
 WORD_PIECE_NAME = "tokenizer.json"
+# How SentencePiece writes a space.
+_SPACE = "\u2581"
 _WORDS_NAME, _SETTINGS_NAME = "vocab.txt", "tokenizer_config.json"
+
+
+class Survey(NamedTuple):
+  """What becomes of a text; begin, end and class ids are not counted.
+
+  Attributes:
+    num_tokens: of the whole text.
+    num_kept: of what is not cut.
+    num_unknown: of what is not cut, those that no vocabulary entry fits.
+  """
+
+  num_tokens: int
+  num_kept: int
+  num_unknown: int
 
 
 class TextVocabulary(Protocol):
@@ -35,6 +51,9 @@ class TextVocabulary(Protocol):
 
   def encode(self, text: str, text_length: int) -> np.ndarray:
     """int32 `[text_length]`: cut, padded with 0; zeros for a blank text."""
+
+  def survey(self, text: str, text_length: int) -> Survey:
+    """What `encode` keeps and knows of a text."""
 
 
 def _padded(ids: Sequence[int], text_length: int) -> np.ndarray:
@@ -68,11 +87,23 @@ class SentencePiece:
       ) from error
     _check_padding(where, self._processor.pad_id())
     self.num_tokens = self._processor.GetPieceSize()
+    self._space = self._processor.PieceToId(_SPACE)
 
   def encode(self, text: str, text_length: int) -> np.ndarray:
     """int32 `[text_length]`: cut, padded with 0; zeros for a blank text."""
     ids = self._processor.EncodeAsIds(text.lower())[:text_length]
     return _padded(ids, text_length)
+
+  def survey(self, text: str, text_length: int) -> Survey:
+    """What `encode` keeps and knows of a text."""
+    ids = self._processor.EncodeAsIds(text.lower())
+    kept, unknown = ids[:text_length], self._processor.unk_id()
+    # The space before an unknown word is a token of its own.
+    lost = sum(
+      unknown in (here, after if here == self._space else here)
+      for here, after in zip(kept, [*kept[1:], self._space])
+    )
+    return Survey(len(ids), len(kept), lost)
 
 
 class WordPiece:
@@ -112,6 +143,8 @@ class WordPiece:
     self._num_special = tokenizer.num_special_tokens_to_add(False)
     _check_padding(where, tokenizer.token_to_id("[PAD]"))
     self.num_tokens = tokenizer.get_vocab_size()
+    unknown = json.loads(description)["model"].get("unk_token")
+    self._unknown = unknown and tokenizer.token_to_id(unknown)
 
   def encode(self, text: str, text_length: int) -> np.ndarray:
     """int32 `[text_length]`: cut, padded with 0; zeros for a blank text."""
@@ -121,6 +154,12 @@ class WordPiece:
     pieces.truncate(max(0, text_length - self._num_special))
     ids = self._tokenizer.post_process(pieces, None, True).ids
     return _padded(ids[:text_length], text_length)
+
+  def survey(self, text: str, text_length: int) -> Survey:
+    """What `encode` keeps and knows of a text."""
+    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    kept = ids[: max(0, text_length - self._num_special)]
+    return Survey(len(ids), len(kept), sum(i == self._unknown for i in kept))
 
 
 def _check_padding(where: str, found: int | None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from musiclm_jax.audio import files
 from musiclm_jax.core import errors, vocabularies
 from musiclm_jax.networks import mulan, semantic_encoders
+from musiclm_jax.systems import mulan_inputs
 
 # Rows per call of a network: bounds memory, whatever the caller's batch.
 _MAX_ROWS = 32
@@ -214,21 +215,21 @@ class MuLanEmbedder:
   def tokenize(self, texts: Sequence[str]) -> np.ndarray:
     """Texts to int32 `[batch, max_length]`, padded with 0.
 
+    A longer text is cut, unknown words and characters share one id; a warning
+    says so.
+
     Raises:
-      UserError: if a text is blank; names which.
+      UserError: if something is no text, or a text is blank; names which.
     """
     length = self.config.active_text.max_length
-    tokens = np.zeros((len(texts), length), np.int32)
-    for index, text in enumerate(texts):
-      tokens[index] = self._vocabulary.encode(text, length)
-      if not tokens[index].any():
-        raise errors.UserError(
-          f"text {index} is {text!r}: expected at least one word"
-        )
-    return tokens
+    return mulan_inputs.as_ids(texts, self._vocabulary, length)
 
   def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts to float32 `[batch, output_dim]` of unit length."""
+    """Texts to float32 `[batch, output_dim]` of unit length.
+
+    Raises:
+      UserError: as `tokenize`.
+    """
     if isinstance(texts, str):
       texts = [texts]
     return in_chunks(
@@ -242,17 +243,30 @@ class MuLanEmbedder:
     """Embeds windows of 10 s, one starting every second (MusicLM sec. 3.1).
 
     Audio shorter than a window is repeated to fill it: silence would be
-    heard as a property of the music.
+    heard as a property of the music. What is silent or shorter than a second
+    is warned of.
 
     Args:
-      waveform: float32 `[batch, samples]` in [-1, 1].
+      waveform: float `[batch, samples]` or `[batch, samples, channels]` in
+        [-1, 1]; channels are averaged.
       sample_rate_hz: its rate.
 
     Returns:
       float32 `[batch, windows, output_dim]` of unit length.
+
+    Raises:
+      ValueError: if shape, dtype or rate is another.
+      UserError: if a sample is NaN or infinite, or nothing is left at the
+        network's rate.
     """
     rate_hz = self.config.mel.sample_rate_hz
-    waveform = resample(waveform, sample_rate_hz, rate_hz)
+    mono = mulan_inputs.as_mono(waveform, sample_rate_hz)
+    if round(mono.shape[1] * rate_hz / sample_rate_hz) < 1:
+      raise errors.UserError(
+        f"audio of {mono.shape[1]} samples at {sample_rate_hz:g} Hz: expected "
+        f"at least one at {rate_hz} Hz"
+      )
+    waveform = resample(mono, sample_rate_hz, rate_hz)
     windows = cut_windows(
       waveform, round(self.config.window_secs * rate_hz), rate_hz
     )
@@ -296,11 +310,15 @@ class MuLanEmbedder:
     have unit length; the quantizer must see both alike.
 
     Args:
-      waveform: float32 `[batch, samples]` in [-1, 1].
+      waveform: as `embed_windows`.
       sample_rate_hz: its rate.
 
     Returns:
       float32 `[batch, output_dim]`.
+
+    Raises:
+      ValueError: as `embed_windows`.
+      UserError: as `embed_windows`.
     """
     mean = self.embed_windows(waveform, sample_rate_hz).mean(1)
     norm = np.linalg.norm(mean, axis=-1, keepdims=True)

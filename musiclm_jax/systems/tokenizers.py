@@ -435,5 +435,5 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
     return self.quantize(embeddings)
 
   def encode(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
-    """Waveforms `[batch, samples]` to int32 `[batch, 1, codebooks]`."""
+    """Waveforms, as `embed_windows`, to int32 `[batch, 1, codebooks]`."""
     return self.quantize(self.embed_audio(waveform, sample_rate_hz))
