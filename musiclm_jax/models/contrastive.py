@@ -15,9 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from musiclm_jax.core import alarms, protocols, rng
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.core import protocols, rng
-from musiclm_jax.models import pair_losses
+from musiclm_jax.models import (
+  contrastive_alarms,
+  embedding_health,
+  pair_losses,
+)
 from musiclm_jax.networks import mulan, mulan_text
 from musiclm_jax.partitioning import axes
 
@@ -41,6 +45,7 @@ class ContrastiveConfig:
     pair_chunk: similarities of a device's rows with so many columns are held
       at a time.
     crop_secs: audio of one training example.
+    alarms: when the training calls out.
   """
 
   loss: str = "mulan"
@@ -49,6 +54,9 @@ class ContrastiveConfig:
   initial_bias: float = -10.0
   pair_chunk: int = 1024
   crop_secs: float = 10.0
+  alarms: contrastive_alarms.ContrastiveAlarmConfig = (
+    contrastive_alarms.ContrastiveAlarmConfig()
+  )
 
   def __post_init__(self):
     if self.loss not in pair_losses.LOSSES:
@@ -240,6 +248,16 @@ class Contrastive:
     params["text"] = {**params["text"], **loaded}
     return {"params": params}
 
+  def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
+    """Chance, collapse, hubs and the temperature (`contrastive_alarms.py`)."""
+    config = self.config
+    return contrastive_alarms.rules(
+      config.alarms,
+      batch_size,
+      self.network.config.output_dim,
+      config.min_temperature,
+    )
+
   def loss(
     self,
     variables: protocols.Variables,
@@ -263,11 +281,13 @@ class Contrastive:
     Returns:
       Loss, and metrics `loss`, `loss_minus_chance` (loss minus that of a
       constant encoder: ln(batch) for 'infonce', ln(2 (batch - 1)) for
-      'mulan', where no texts repeat); of retrieval within the batch
+      'mulan', where no texts repeat), `loss_over_chance` (their ratio), but
+      with 'sigmoid' `loss_minus_log_batch`; of retrieval within the batch
       `recall_at_1_audio_to_text`, `recall_at_10_audio_to_text`,
       `median_rank_audio_to_text` (1 is best; pairs with the same text are
-      not counted) and the same `_text_to_audio`; `pairs_share`, rows that
-      have a text; `temperature`, and with 'sigmoid' `bias`.
+      not counted) and the same `_text_to_audio`; those of
+      `embedding_health.panel`; `pairs_share`, rows that have a text;
+      `temperature`, and with 'sigmoid' `bias`.
     """
     del step
     config, params = self.config, variables["params"]
@@ -309,6 +329,15 @@ class Contrastive:
       name: protocols.Mean(value.sum(dtype=jnp.float32), count)
       for name, value in values.items()
     }
+    metrics["loss_over_chance"] = protocols.Mean(
+      found.loss.sum(), jnp.maximum(chance.sum(), 1e-9)
+    )
+    if config.loss != "sigmoid":
+      log_batch = jnp.log(jnp.maximum(count, 1.0))
+      metrics["loss_minus_log_batch"] = protocols.Mean(
+        found.loss.sum() - count * log_batch, count
+      )
+    metrics.update(embedding_health.panel(audio, text, found, present))
     for name, rank in (
       ("audio_to_text", found.rank_text),
       ("text_to_audio", found.rank_audio),

@@ -44,6 +44,9 @@ class PairLosses(NamedTuple):
     rank_text: float32 `[batch]`, negative texts more similar to the audio
       than its own; a tie counts half.
     rank_audio: the same of audio, by similarity to the text.
+    nearest_text: int32 `[batch]`, row of the text most similar to the audio
+      (the first of several).
+    nearest_audio: the same of the audio most similar to the text.
   """
 
   loss: jax.Array
@@ -52,6 +55,8 @@ class PairLosses(NamedTuple):
   hit_audio: jax.Array
   rank_text: jax.Array
   rank_audio: jax.Array
+  nearest_text: jax.Array
+  nearest_audio: jax.Array
 
 
 class _Walk(NamedTuple):
@@ -65,6 +70,7 @@ class _Walk(NamedTuple):
     hit: whether that was one of the row's own.
     rank: negatives above the positive, ties half.
     count: negatives.
+    nearest: where that largest similarity of all is.
   """
 
   highest: jax.Array
@@ -73,6 +79,7 @@ class _Walk(NamedTuple):
   hit: jax.Array
   rank: jax.Array
   count: jax.Array
+  nearest: jax.Array
 
 
 def _over_chunks(
@@ -124,7 +131,7 @@ def _walk(loss, chunk, x, ids, positive, others, other_ids, bias) -> _Walk:
   """Rows `x` against all `others`."""
 
   def body(seen: _Walk, part):
-    (y, y_ids), real = part
+    (y, y_ids, places), real = part
     similarity = _similarity(x, y, bias)
     own = _equal(ids, y_ids)
     negative = _negatives(ids, y_ids, real)
@@ -144,19 +151,23 @@ def _walk(loss, chunk, x, ids, positive, others, other_ids, bias) -> _Walk:
     tie = _TIE * jnp.abs(positive - bias)
     gap = masked - positive[:, None]
     above = (gap > tie[:, None]).sum(1) + (gap >= -tie[:, None]).sum(1)
+    is_nearer = best > seen.best
     return _Walk(
       highest,
       total,
       jnp.maximum(seen.best, best),
-      jnp.where(best > seen.best, hit, seen.hit),
+      jnp.where(is_nearer, hit, seen.hit),
       seen.rank + 0.5 * above,
       seen.count + negative.sum(1, dtype=jnp.float32),
+      jnp.where(is_nearer, places[first[:, 0]], seen.nearest),
     )
 
   zeros = jnp.zeros(len(x), jnp.float32)
   lowest = jnp.full_like(zeros, _LOWEST)
-  start = _Walk(lowest, zeros, lowest, zeros > 0, zeros, zeros)
-  return _over_chunks(body, start, (others, other_ids), chunk)
+  nowhere = jnp.zeros(len(x), jnp.int32)
+  start = _Walk(lowest, zeros, lowest, zeros > 0, zeros, zeros, nowhere)
+  columns = (others, other_ids, jnp.arange(len(others), dtype=jnp.int32))
+  return _over_chunks(body, start, columns, chunk)
 
 
 def _forward_rows(loss, chunk, x, y, ids, all_x, all_y, all_ids, bias):
@@ -192,6 +203,7 @@ def _forward_rows(loss, chunk, x, y, ids, all_x, all_y, all_ids, bias):
     count,
     *(w.hit & present for w in walks),
     *(w.rank for w in walks),
+    *(jnp.where(present, w.nearest, 0) for w in walks),
   )
   return out, tuple(logs)
 

@@ -2,6 +2,7 @@
 """The trainable of MuLan; `pair_losses_test.py` has its losses."""
 
 import dataclasses
+import fnmatch
 import pathlib
 
 import jax
@@ -210,6 +211,16 @@ def test_overfits_one_batch(loss):
   assert mean["recall_at_1_text_to_audio"] == 1.0
   assert mean["median_rank_text_to_audio"] == 1.0
   assert mean["loss_minus_chance"] < -1.0
+  assert mean["loss_over_chance"] < 0.9
+  if loss != "sigmoid":
+    log_batch = mean["loss"] - mean["loss_minus_log_batch"]
+    np.testing.assert_allclose(log_batch, np.log(6), rtol=1e-5)
+  # Six clips and texts, each the nearest of one: none is a hub.
+  assert mean["hub_share_text_to_audio"] == pytest.approx(1 / 6)
+  assert 1 < mean["embedding_rank_text"] <= 5
+  watched = [rule.metric for rule in model.alarm_rules(64)]
+  for pattern in watched:
+    assert fnmatch.filter(mean, pattern), pattern
   # The bias is there, and learned, with one loss only.
   assert ("bias" in mean) == ("similarity_bias" in params)
   assert ("bias" in mean) == (loss == "sigmoid")

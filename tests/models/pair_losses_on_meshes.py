@@ -106,6 +106,7 @@ def pairs(config: mesh.MeshConfig, loss: str) -> dict:
     "widest": max(int(np.prod(s)) for s in shapes),
     "ranks": np.asarray(found.rank_text).tolist(),
     "hits": np.asarray(found.hit_audio).tolist(),
+    "nearest": np.asarray(found.nearest_text).tolist(),
   }
 
 

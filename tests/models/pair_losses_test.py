@@ -176,6 +176,10 @@ def test_every_mesh_gives_value_and_gradients_of_the_whole_matrix():
   assert len(results) == 4
   ranks = {tuple(r["ranks"]) for of in results.values() for r in of.values()}
   hits = {tuple(r["hits"]) for of in results.values() for r in of.values()}
+  nearest = [r["nearest"] for of in results.values() for r in of.values()]
+  example = pair_reference.example()
+  expected = (example["audio"] @ example["text"].T).argmax(1).tolist()
+  assert all(found == expected for found in nearest)
   # Ranks depend neither on mesh nor loss.
   assert len(ranks) == len(hits) == 1 and max(*ranks) > 0
   for name, of_mesh in results.items():
