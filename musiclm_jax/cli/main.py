@@ -31,6 +31,7 @@ VERBS = {
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "melody": ("melody", "does a bundle take the melodies it is given"),
   "probe": ("probe", "what tokens tell of pitch, harmony, tempo, timbre"),
+  "mulan": ("mulan", "retrieval, tagging and probes of a MuLan"),
   "report": ("report", "write the page that shows a run"),
   "config": ("config", "print a resolved gin configuration"),
   "check": ("check", "compile a step for a TPU topology: fit and cost"),

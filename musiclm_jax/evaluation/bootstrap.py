@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Percentile bootstrap: scores per item in, a mean with its interval out."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,3 +92,85 @@ def paired_difference(
       f"second of shape {second.shape}: expected {first.shape}, as first"
     )
   return mean_interval(first - second, num_resamples, confidence, seed)
+
+
+def resample_groups(
+  groups: Sequence[str], num_resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+  """How often each item counts in draws of whole groups, with replacement.
+
+  Items of one group (clips of one work) are alike; drawing them apart would
+  give intervals that are too narrow.
+
+  Args:
+    groups: the group of each item, at least 1 item.
+    num_resamples: draws, each of as many groups as there are.
+    seed: of the draws.
+
+  Returns:
+    float32 `[draws, items]`, whole numbers.
+
+  Raises:
+    ValueError: if there is no item or no draw.
+  """
+  if not len(groups) or num_resamples < 1:
+    raise ValueError(
+      f"{len(groups)} items, num_resamples={num_resamples}: expected at least "
+      "1 of each"
+    )
+  names, places = np.unique(np.asarray(groups, str), return_inverse=True)
+  generator = np.random.default_rng(seed)
+  drawn = generator.multinomial(
+    len(names), np.full(len(names), 1 / len(names)), size=num_resamples
+  )
+  return drawn[:, places].astype(np.float32)
+
+
+def percentile_interval(
+  value: float, draws: np.ndarray, confidence: float = 0.95
+) -> Interval:
+  """A statistic with the interval of its values over draws.
+
+  Args:
+    value: of the items as they are.
+    draws: float `[draws]`; NaN where a draw has no value.
+    confidence: share of draws inside the interval, in (0, 1).
+
+  Raises:
+    ValueError: if `confidence` is out of range.
+  """
+  if not 0 < confidence < 1:
+    raise ValueError(f"confidence={confidence}: expected a number in (0, 1)")
+  draws = np.asarray(draws, np.float64)
+  draws = draws[np.isfinite(draws)]
+  if not draws.size:
+    return Interval(float(value), float("nan"), float("nan"))
+  tail = (1.0 - confidence) / 2.0
+  low, high = np.quantile(draws, (tail, 1.0 - tail))
+  return Interval(float(value), float(low), float(high))
+
+
+def grouped_mean(values: np.ndarray, counts: np.ndarray) -> Interval:
+  """Mean over items with an interval over groups.
+
+  Args:
+    values: float `[items]`.
+    counts: of `resample_groups`, `[draws, items]`.
+  """
+  values = np.asarray(values, np.float64)
+  draws = (counts @ values) / np.maximum(counts.sum(1), 1.0)
+  draws = np.where(counts.sum(1) > 0, draws, np.nan)
+  return percentile_interval(values.mean(), draws)
+
+
+def grouped_median(values: np.ndarray, counts: np.ndarray) -> Interval:
+  """Median over items with an interval over groups; see `grouped_mean`."""
+  values = np.asarray(values, np.float64)
+  order = np.argsort(values, kind="stable")
+  running = counts[:, order].cumsum(1, dtype=np.float64)
+  half = running[:, -1:] / 2
+  # The mean of the two in the middle, where their number is even.
+  lower, upper = (running >= half).argmax(1), (running > half).argmax(1)
+  draws = (values[order][lower] + values[order][upper]) / 2
+  draws = np.where(running[:, -1] > 0, draws, np.nan)
+  return percentile_interval(np.median(values), draws)
