@@ -80,7 +80,8 @@ def test_a_corpus_with_descriptions(folder, tmp_path, capsys):
   assert _run(folder, tmp_path, *_corpus(folder, *COUNTS)) == 0
   printed = capsys.readouterr().out
   result = json.loads((tmp_path / "mulan_evaluation.json").read_text())
-  assert (tmp_path / "mulan_evaluation.md").read_text() == printed
+  # Behind the lines of progress.
+  assert printed.endswith((tmp_path / "mulan_evaluation.md").read_text())
   assert (result["num_clips"], result["num_works"]) == (18, 6)
   assert len(result["fingerprint"]) > 20
   captions = result["retrieval"]["captions"]["text_to_audio"]
