@@ -83,7 +83,7 @@ def test_a_corpus_with_descriptions(folder, tmp_path, capsys):
   # Behind the lines of progress.
   assert printed.endswith((tmp_path / "mulan_evaluation.md").read_text())
   assert (result["num_clips"], result["num_works"]) == (18, 6)
-  assert len(result["fingerprint"]) > 20
+  assert len(result["fingerprint"]) == 16
   captions = result["retrieval"]["captions"]["text_to_audio"]
   # Three different captions, six clips each: all are hits for theirs.
   assert (captions["num_queries"], captions["num_items"]) == (3, 18)
@@ -110,7 +110,7 @@ def test_a_corpus_with_descriptions(folder, tmp_path, capsys):
     "| captions | text to audio | 3 / 18 |",
     "| lead (3) | 12 / 18 |",
   ):
-    assert f"| {row} |" in printed
+    assert row in printed
   assert "| instrument (zero-shot) | 2 | 18 |" in printed
 
 
