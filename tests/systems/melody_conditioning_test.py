@@ -52,6 +52,9 @@ class _Mulan:
   def quantize(self, embeddings):
     return embeddings[:, None].astype(np.int32)
 
+  def encode_text(self, texts):
+    return self.quantize(self.embed_text(texts))
+
 
 def make_stage(spec):
   layout = stages.StageLayout(spec, {s.name: s for s in STREAMS})
