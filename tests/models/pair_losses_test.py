@@ -160,7 +160,15 @@ def test_absent_rows_change_nothing(loss):
   kept = [x[present] for x in (audio, text, ids)]
   (expected, of_kept), slopes = run(*kept, None)
   np.testing.assert_allclose(value, expected, rtol=1e-6)
-  for array, other in zip(jax.tree.leaves(found), jax.tree.leaves(of_kept)):
+  places = np.flatnonzero(present)  # In the whole batch, of kept rows.
+  (found, chance), (of_kept, chance_of_kept) = found, of_kept
+  of_kept = of_kept._replace(
+    nearest_text=places[of_kept.nearest_text],
+    nearest_audio=places[of_kept.nearest_audio],
+  )
+  for array, other in zip(
+    (*found, chance), (*of_kept, chance_of_kept), strict=True
+  ):
     np.testing.assert_allclose(array[present], other, rtol=1e-6)
     assert not np.asarray(array)[~present].any()
   for array, other in zip(gradients[:2], slopes[:2]):
