@@ -22,6 +22,8 @@ _MASKED = -1e9
 _LEAST_USED_SHARE = 0.05
 # Nothing learns to predict so much so early: the targets are trivial.
 _TOO_GOOD_ACCURACY, _EARLY_SHARE = 0.8, 0.25
+# Healthy: 0.3 and more; a stack that ignored its input had 1e-11.
+_LEAST_SPREAD = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,22 @@ def contrastive_losses(
   return losses, right.astype(jnp.float32), weights.astype(jnp.float32)
 
 
+def spread(features: jax.Array) -> jax.Array:
+  """Share of what features say that differs between clips, in [0, 1].
+
+  A stack of blocks with norms behind them can end in a state where outputs
+  follow from the position alone; losses then stay a little under chance.
+
+  Args:
+    features: `[batch, frames, embed]`.
+
+  Returns:
+    Variance over clips at the same frame, over the mean square.
+  """
+  features = features.astype(jnp.float32)
+  return features.var(0).mean() / jnp.maximum((features**2).mean(), 1e-12)
+
+
 class MaskedPrediction:
   """Trainable of w2v-BERT (`core/protocols.py`).
 
@@ -232,6 +250,16 @@ class MaskedPrediction:
         until_step=early,
       ),
       alarms.AlarmRule(
+        "feature_collapse",
+        "feature_spread",
+        "below",
+        _LEAST_SPREAD,
+        "The last block says nearly the same of every clip, whatever is heard "
+        "in it: its tokens will tell the time and nothing else. Start anew "
+        "with a lower learning rate or a longer warm-up.",
+        patience_steps=early // 10,
+      ),
+      alarms.AlarmRule(
         "contrastive_at_chance",
         "contrastive_accuracy",
         "below",
@@ -298,7 +326,8 @@ class MaskedPrediction:
       Loss, and metrics `loss`, `contrastive_loss`, `diversity_loss`,
       `prediction_loss`, `contrastive_accuracy`, `masked_accuracy`,
       `codebook_perplexity` (of the mean distribution), `target_perplexity`
-      (of the ids chosen; near 1 = collapse), `masked_share` and
+      (of the ids chosen; near 1 = collapse), `feature_spread` (of the last
+      block, see `spread`; near 0 = collapse), `masked_share` and
       `gumbel_temperature`.
     """
     config = self.config
@@ -348,6 +377,7 @@ class MaskedPrediction:
       "masked_accuracy": mean(hit, masked),
       "codebook_perplexity": protocols.Mean(perplexity, one),
       "target_perplexity": protocols.Mean(target_perplexity, one),
+      "feature_spread": protocols.Mean(spread(output.top), one),
       "masked_share": mean(masked, everywhere),
       "gumbel_temperature": protocols.Mean(temperature, one),
     }

@@ -140,6 +140,7 @@ class W2vBertOutput(NamedTuple):
     target_ids: int32, likeliest codes, without the Gumbel noise.
     quantizer_logits: float32 `[..., codebook_size]`.
     prediction_logits: float32 `[..., codebook_size]`, of masked prediction.
+    top: `[..., embed]`, last block of masked prediction.
   """
 
   masked: jax.Array
@@ -149,6 +150,7 @@ class W2vBertOutput(NamedTuple):
   target_ids: jax.Array
   quantizer_logits: jax.Array
   prediction_logits: jax.Array
+  top: jax.Array
 
 
 def span_mask(
@@ -298,6 +300,7 @@ class W2vBert(nn.Module):
       target_ids=quantizer_logits.argmax(-1).astype(jnp.int32),
       quantizer_logits=quantizer_logits,
       prediction_logits=self.prediction(top).astype(jnp.float32),
+      top=top,
     )
 
   def features(

@@ -179,14 +179,17 @@ def test_alarms_know_a_collapse_from_health(model):
     "diversity_loss": 0.6,
     "masked_accuracy": 0.2,
     "contrastive_accuracy": 0.3,
+    "feature_spread": 0.5,
   }
   assert raised(60, **healthy) == set()
   collapsed = healthy | {
     "target_perplexity": 1.2,
     "diversity_loss": 0.99,
     "masked_accuracy": 0.97,
+    "feature_spread": 1e-5,
   }
   assert raised(20, **collapsed) == {
+    "feature_collapse",
     "codebook_collapse",
     "diversity_lost",
     "masked_accuracy_too_good",
@@ -206,3 +209,13 @@ def test_alarms_know_a_collapse_from_health(model):
     lambda v, b, k: model.loss(v, b, k, 0, True), fresh, batch, key
   )
   assert watched | terms <= set(output.metrics)
+
+
+def test_spread_is_of_clips_not_of_positions():
+  random = np.random.default_rng(0)
+  positions = random.standard_normal((1, 20, 16)).repeat(4, 0)
+  clips = random.standard_normal((4, 20, 16))
+  assert masked_prediction.spread(jnp.asarray(positions)) < 1e-12
+  assert 0.6 < masked_prediction.spread(jnp.asarray(clips)) < 0.9
+  both = masked_prediction.spread(jnp.asarray(positions + clips))
+  assert 0.25 < both < 0.5
