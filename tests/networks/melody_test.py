@@ -98,6 +98,22 @@ def test_order_matters(network):
   assert float(jnp.abs(out[0] - out[1]).max()) > 1e-3
 
 
+def test_levels_are_not_seen_with_a_dynamic_range():
+  config = dataclasses.replace(
+    CONFIG,
+    bands="log",
+    dynamic_range_db=40.0,
+    mel=dataclasses.replace(CONFIG.mel, low_hz=50.0, high_hz=400.0),
+  )
+  embedder = melody.MelodyEmbedder(config)
+  waveform = 0.1 * jax.random.normal(jax.random.key(1), (1, 500))
+  variables = axes.unbox(embedder.init(jax.random.key(0), waveform))
+  loud, soft = (embedder.apply(variables, g * waveform) for g in (1.0, 0.2))
+  np.testing.assert_allclose(loud, soft, atol=1e-4)
+  silent = embedder.apply(variables, 0 * waveform)
+  assert bool(jnp.isfinite(silent).all())
+
+
 def test_bad_input_names_what_was_expected(network):
   embedder, boxed = network
   with pytest.raises(ValueError, match="501 samples.*at most 500"):
@@ -107,3 +123,9 @@ def test_bad_input_names_what_was_expected(network):
     dataclasses.replace(CONFIG, transformer=stack)
   with pytest.raises(ValueError, match="pooling='max'"):
     dataclasses.replace(CONFIG, pooling="max")
+  with pytest.raises(ValueError, match="bands='cqt'"):
+    dataclasses.replace(CONFIG, bands="cqt")
+  with pytest.raises(ValueError, match="low_hz=0.*expected > 0"):
+    dataclasses.replace(CONFIG, bands="log")
+  with pytest.raises(ValueError, match="dynamic_range_db=-1"):
+    dataclasses.replace(CONFIG, dynamic_range_db=-1)
