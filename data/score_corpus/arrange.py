@@ -82,7 +82,7 @@ def _register_of(pitches: Sequence[int]) -> str:
   return "middle" if mean < 71 else "high"
 
 
-def _fold(pitch: int, lowest: int, highest: int) -> int:
+def fold(pitch: int, lowest: int, highest: int) -> int:
   """Moves a pitch by octaves into a range of at least an octave."""
   while pitch < lowest:
     pitch += 12
@@ -91,7 +91,7 @@ def _fold(pitch: int, lowest: int, highest: int) -> int:
   return pitch
 
 
-def _window(
+def notes_between(
   notes: Sequence[works.Note], piece: works.Piece, start: float, quarters: float
 ) -> list[works.Note]:
   """Notes in `[start, start + quarters)`, going round at the piece's end."""
@@ -109,7 +109,7 @@ def _window(
   return sorted(window)
 
 
-def _choose_start(
+def choose_start(
   piece: works.Piece, quarters: float, rng: random.Random
 ) -> float:
   """A bar line from which the melody sounds through most of the clip."""
@@ -118,7 +118,7 @@ def _choose_start(
   best, best_share = first, -1.0
   for _ in range(_MAX_START_TRIES):
     start = first + rng.randrange(bars) * bar
-    melody = _window(piece.melody, piece, start, quarters)
+    melody = notes_between(piece.melody, piece, start, quarters)
     share = sum(note[1] for note in melody) / quarters
     if melody and melody[0][0] > 1.0:
       share -= 0.5
@@ -151,9 +151,9 @@ def arrange(piece: works.Piece, plan: plans.Plan) -> tuple[list[Track], Facts]:
   qpm = _tempo(piece, plan, rng)
   # A little more than the clip, so that its end is cut from sounding music.
   quarters = (plan.secs + 1.0) * qpm / 60.0
-  start = _choose_start(piece, quarters, rng)
+  start = choose_start(piece, quarters, rng)
   voices = [
-    _window(piece.melody if index == 0 else voice, piece, start, quarters)
+    notes_between(piece.melody if index == 0 else voice, piece, start, quarters)
     for index, voice in enumerate(piece.voices)
   ]
   shift = _transposition(voices[0], plan, rng)
@@ -220,7 +220,7 @@ def _solo(
   played = voices if is_full else voices[:1]
   parts = []
   for index, voice in enumerate(played):
-    notes = [(o, d, _fold(p, lead.lowest, lead.highest)) for o, d, p in voice]
+    notes = [(o, d, fold(p, lead.lowest, lead.highest)) for o, d, p in voice]
     parts.append(_Part(lead.program, notes, 1.0 if index == 0 else 0.8))
   return parts, "several voices" if is_full else "unaccompanied melody"
 
@@ -234,14 +234,12 @@ def _duo(
 ) -> tuple[list[_Part], str]:
   lead = instruments.BY_NAME[plan.lead]
   partner = instruments.BY_NAME[plan.partner]
-  melody = [
-    (o, d, _fold(p, lead.lowest, lead.highest)) for o, d, p in voices[0]
-  ]
+  melody = [(o, d, fold(p, lead.lowest, lead.highest)) for o, d, p in voices[0]]
   if len(voices) > 1 and rng.random() < 0.5:
     texture = "lower voices"
     # Folded down to where accompaniments lie, whatever the lead's register.
     below = sorted(
-      (o, d, _fold(p, 40, 66)) for voice in voices[1:] for o, d, p in voice
+      (o, d, fold(p, 40, 66)) for voice in voices[1:] for o, d, p in voice
     )
   else:
     texture = rng.choice(("chords", "arpeggios", "bass notes"))
@@ -253,7 +251,7 @@ def _duo(
       piece.is_compound,
     )
   below = [
-    (o, d, _fold(p, partner.lowest, partner.highest)) for o, d, p in below
+    (o, d, fold(p, partner.lowest, partner.highest)) for o, d, p in below
   ]
   return (
     [
@@ -277,7 +275,7 @@ def _quartet(
   else:
     four = [voices[0], *harmony.lower_three(voices[0], key, piece.bar_quarters)]
   parts = [
-    _Part(program, [(o, d, _fold(p, low, high)) for o, d, p in voice], loudness)
+    _Part(program, [(o, d, fold(p, low, high)) for o, d, p in voice], loudness)
     for program, voice, low, high, loudness in zip(
       quartet.programs,
       four,

@@ -9,12 +9,13 @@ import functools
 import importlib.util
 import io
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from . import arrange
+from . import arrange, soundfont
 
 SAMPLE_RATE_HZ = 24_000
 _TICKS_PER_QUARTER = 480
@@ -45,20 +46,33 @@ def soundfont_path() -> pathlib.Path:
 
 
 @functools.cache
-def _synthesizer() -> Any:
+def _synthesizer(in_tune: bool) -> Any:
   import symusic
 
-  return symusic.Synthesizer(
-    sf_path=str(soundfont_path()), sample_rate=SAMPLE_RATE_HZ, quality=4
-  )
+  def load(path: str) -> Any:
+    return symusic.Synthesizer(
+      sf_path=path, sample_rate=SAMPLE_RATE_HZ, quality=4
+    )
+
+  if not in_tune:
+    return load(str(soundfont_path()))
+  with tempfile.NamedTemporaryFile(suffix=".sf2") as file:
+    content = soundfont_path().read_bytes()
+    file.write(soundfont.with_tuned_headers(content))
+    file.flush()
+    return load(file.name)  # It is read here, and not again.
 
 
-def synthesize(tracks: Sequence[arrange.Track], secs: float) -> np.ndarray:
+def synthesize(
+  tracks: Sequence[arrange.Track], secs: float, in_tune: bool = False
+) -> np.ndarray:
   """Plays tracks, each role at its level.
 
   Args:
     tracks: at least one note in all.
     secs: the part that counts for the levels.
+    in_tune: mends the SoundFont (`soundfont.py`). Without it guitars, violins
+      and others are out of tune, as in release 1.0.0 of the demo corpus.
 
   Returns:
     float32 `[samples]`, mono at `SAMPLE_RATE_HZ`, any level.
@@ -67,20 +81,21 @@ def synthesize(tracks: Sequence[arrange.Track], secs: float) -> np.ndarray:
   for role, level in _MIX.items():
     played = [track for track in tracks if track.role == role and track.notes]
     if played:
-      stem = _play(played)
+      stem = _play(played, in_tune)
       heard = stem[: round(secs * SAMPLE_RATE_HZ)]
-      stems.append(stem * (level / max(_rms(heard), 1e-6)))
+      stems.append(stem * (level / max(rms(heard), 1e-6)))
   mix = np.zeros(max(map(len, stems), default=0), np.float32)
   for stem in stems:
     mix[: len(stem)] += stem
   return mix
 
 
-def _rms(waveform: np.ndarray) -> float:
+def rms(waveform: np.ndarray) -> float:
+  """Root mean square of float `[samples]`."""
   return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
-def _play(tracks: Sequence[arrange.Track]) -> np.ndarray:
+def _play(tracks: Sequence[arrange.Track], in_tune: bool) -> np.ndarray:
   import symusic
 
   score = symusic.Score(_TICKS_PER_QUARTER)
@@ -97,7 +112,7 @@ def _play(tracks: Sequence[arrange.Track]) -> np.ndarray:
         )
       )
     score.tracks.append(played)
-  stereo = np.asarray(_synthesizer().render(score, stereo=True))
+  stereo = np.asarray(_synthesizer(in_tune).render(score, stereo=True))
   return stereo.mean(axis=0, dtype=np.float32)
 
 
@@ -107,6 +122,19 @@ def _limit(waveform: np.ndarray) -> np.ndarray:
   room = _CEILING - _KNEE
   bent = _KNEE + room * np.tanh(np.maximum(over, 0.0) / room)
   return np.where(over > 0, np.sign(waveform) * bent, waveform)
+
+
+def set_level(waveform: np.ndarray, rms_db: float) -> np.ndarray:
+  """Scales a waveform that is not silent, and bends what gets too loud.
+
+  Args:
+    waveform: float32 `[samples]`, any level.
+    rms_db: root mean square wanted, in dB below full scale.
+
+  Returns:
+    float32 `[samples]` in (-1, 1).
+  """
+  return _limit(waveform * (10.0 ** (rms_db / 20.0) / rms(waveform)))
 
 
 def finish(waveform: np.ndarray, secs: float, loudness: str) -> np.ndarray:
@@ -131,8 +159,7 @@ def finish(waveform: np.ndarray, secs: float, loudness: str) -> np.ndarray:
   first = int(np.argmax(np.abs(waveform) > 0.01 * peak))
   waveform = waveform[first : first + num_samples].astype(np.float32)
   waveform = np.pad(waveform, (0, num_samples - len(waveform)))
-  level = 10.0 ** (RMS_DB[loudness] / 20.0)
-  waveform = _limit(waveform * (level / _rms(waveform)))
+  waveform = set_level(waveform, RMS_DB[loudness])
   fade = round(_FADE_SECS * SAMPLE_RATE_HZ)
   waveform[-fade:] *= np.linspace(1.0, 0.0, fade)
   return waveform.astype(np.float32)
