@@ -70,6 +70,7 @@ setuptools.setup(
     # Outside a checkout, corpus builders and gin files lie here.
     "musiclm_jax_builders",
     "musiclm_jax_builders.audio_folder",
+    "musiclm_jax_builders.melody_pairs",
     "musiclm_jax_builders.score_corpus",
     *_GIN_PACKAGES,
   ],

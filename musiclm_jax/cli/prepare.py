@@ -9,6 +9,7 @@ import argparse
 
 EPILOG = """examples:
   musiclm prepare score_corpus --size=tiny --data_dir=data_built
+  musiclm prepare melody_pairs --size=tiny --data_dir=data_built
   musiclm prepare audio_folder --source_dir=my_music --data_dir=data_built \\
     --captions=my_music/captions.csv
   musiclm prepare audio_folder --source_dir=my_music --data_dir=data_built \\
@@ -28,11 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   scores = kinds.add_parser(
     "score_corpus", help="public-domain scores, rendered in arrangements"
   )
-  scores.add_argument("--size", default="tiny", help="tiny or small")
-  scores.add_argument("--seed", type=int, default=0)
-  scores.add_argument(
-    "--share", type=float, default=1.0, help="of the size, to try things out"
+  pairs = kinds.add_parser(
+    "melody_pairs", help="melodies of those scores in many versions each"
   )
+  for kind in (scores, pairs):
+    kind.add_argument("--size", default="tiny", help="tiny or small")
+    kind.add_argument("--seed", type=int, default=0)
+    kind.add_argument(
+      "--share", type=float, default=1.0, help="of the size, to try things out"
+    )
 
   folder = kinds.add_parser("audio_folder", help="a tree of audio files")
   folder.add_argument("--source_dir", required=True, help="the tree")
@@ -58,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=1,
     help="2 keeps left and right; mono sources are doubled",
   )
-  for kind in (scores, folder):
+  for kind in (scores, pairs, folder):
     kind.add_argument("--data_dir", required=True, help="where it is built")
     kind.add_argument(
       "--num_processes", type=int, default=0, help="0 for all cores"
@@ -92,6 +97,7 @@ def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
   return {
     "score_corpus": _score_corpus,
+    "melody_pairs": _melody_pairs,
     "audio_folder": _audio_folder,
     "text_vocabulary": _text_vocabulary,
     "prompts": _prompts,
@@ -103,6 +109,20 @@ def _score_corpus(args: argparse.Namespace) -> int:
   from musiclm_jax.data import corpora
 
   path = corpora.prepare_score_corpus(
+    args.data_dir,
+    args.size,
+    args.seed,
+    args.num_processes,
+    share=args.share,
+  )
+  print(path)
+  return 0
+
+
+def _melody_pairs(args: argparse.Namespace) -> int:
+  from musiclm_jax.data import corpora
+
+  path = corpora.prepare_melody_pairs(
     args.data_dir,
     args.size,
     args.seed,

@@ -15,7 +15,7 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from musiclm_jax.core import errors
@@ -27,6 +27,7 @@ BUILDERS_PACKAGE = "musiclm_jax_builders"
 # do not change a name.
 _LATER_OPTIONS = {"sample_rate_hz": SAMPLE_RATE_HZ, "num_channels": 1}
 _SCORE_CORPUS, _AUDIO_FOLDER = "score_corpus", "audio_folder"
+_MELODY_PAIRS = "melody_pairs"
 
 
 def clip_features(more: Sequence[str] = ()) -> Any:
@@ -192,30 +193,91 @@ def prepare_score_corpus(
     UserError: if the size is unknown, or the share not in (0, 1].
   """
   module = load_builder_module(_SCORE_CORPUS, builder_dir)
-  sizes = sorted(module.plans.SIZES)
-  if size not in sizes:
-    raise errors.UserError(
-      f"size={size!r} of {_SCORE_CORPUS}: expected one of {sizes}"
-      f"{errors.nearest(size, sizes)}"
-    )
-  if not 0 < share <= 1:
-    raise errors.UserError(f"share={share}: expected in (0, 1]")
-  config = size
-  if seed != 0 or share != 1:
-    name = size + (f"_seed{seed}" if seed else "")
-    config = module.ScoreCorpusConfig(
-      name=name + (f"_share{share:g}" if share != 1 else ""),
-      description=f"Size {size}, seed {seed}, share {share:g}.",
-      size=size,
-      seed=seed,
-      share=share,
-    )
+  config = _sized_config(
+    _SCORE_CORPUS,
+    module.ScoreCorpusConfig,
+    module.plans.SIZES,
+    size,
+    seed,
+    share,
+  )
   return _build(
     module.Builder(
       config=config,
       data_dir=os.fspath(data_dir),
       num_processes=num_processes,
     )
+  )
+
+
+def prepare_melody_pairs(
+  data_dir: str | os.PathLike,
+  size: str = "tiny",
+  seed: int = 0,
+  num_processes: int = 0,
+  builder_dir: str | os.PathLike | None = None,
+  share: float = 1.0,
+) -> pathlib.Path:
+  """Renders melodies in many versions, or finds them rendered.
+
+  Args:
+    data_dir: where built datasets lie, one folder per corpus.
+    size: 'tiny' (165 works in train) or 'small' (816).
+    seed: of works, splits and versions.
+    num_processes: renderers; 0 means all cores. Does not change the corpus.
+    builder_dir: see `find_builder_dir`.
+    share: of the works, to try things out.
+
+  Returns:
+    The dataset's folder, `<data_dir>/melody_pairs/tiny/1.0.0`.
+
+  Raises:
+    UserError: if the size is unknown, or the share not in (0, 1].
+  """
+  module = load_builder_module(_MELODY_PAIRS, builder_dir)
+  config = _sized_config(
+    _MELODY_PAIRS,
+    module.MelodyPairsConfig,
+    module.versions.SIZES,
+    size,
+    seed,
+    share,
+  )
+  return _build(
+    module.Builder(
+      config=config,
+      data_dir=os.fspath(data_dir),
+      num_processes=num_processes,
+    )
+  )
+
+
+def _sized_config(
+  corpus: str,
+  make_config: Any,
+  sizes: Iterable[str],
+  size: str,
+  seed: int,
+  share: float,
+) -> Any:
+  """A shipped config by name, or one for another seed or share."""
+  sizes = sorted(sizes)
+  if size not in sizes:
+    raise errors.UserError(
+      f"size={size!r} of {corpus}: expected one of {sizes}"
+      f"{errors.nearest(size, sizes)}"
+    )
+  if not 0 < share <= 1:
+    raise errors.UserError(f"share={share}: expected in (0, 1]")
+  if seed == 0 and share == 1:
+    return size
+  name = size + (f"_seed{seed}" if seed else "")
+  return make_config(
+    name=name + (f"_share{share:g}" if share != 1 else ""),
+    description=f"Size {size}, seed {seed}, share {share:g}.",
+    size=size,
+    seed=seed,
+    share=share,
   )
 
 
