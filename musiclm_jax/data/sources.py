@@ -137,6 +137,11 @@ class IndexedSource(seqio.DataSource, abc.ABC):
   def read(self, records: Any, index: int) -> dict[str, np.ndarray]:
     """The features of one record, as the signature says."""
 
+  def drawn(self, order: Any, k: int) -> dict[str, np.ndarray]:
+    """More features, of a position in the run and not of its record."""
+    del order, k
+    return {}
+
   def describe(self, split: str, position: int) -> str:
     """Names the record at `position`, for alarms."""
     order = example_order.ExampleOrder([len(r) for r in self.records(split)], 0)
@@ -235,7 +240,7 @@ class IndexedSource(seqio.DataSource, abc.ABC):
       is_real = shuffle or k < order.num_examples
       position = order.position(k)
       corpus, index = order.corpus_of(position)
-      example = self.read(records[corpus], index)
+      example = {**self.read(records[corpus], index), **self.drawn(order, k)}
       crop_hash = example_order.mix(seed, k, 1)
       crop_seed = [crop_hash >> 33, crop_hash & 0x7FFFFFFF]
       return [example[name] for name in names] + [
@@ -304,6 +309,7 @@ class _Clips:
     self._max_bytes = max_bytes
     self._num_bytes = 0
     self._kept: dict[int, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
+    self._numbers: dict[tuple[int, str], float] = {}
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
@@ -316,6 +322,14 @@ class _Clips:
 
   def clip_id(self, index: int) -> str:
     return _to_str(self._records[index]["id"])
+
+  def number(self, index: int, feature: str) -> float:
+    """A feature of a clip that is one number; kept once it was read."""
+    found = self._numbers.get((index, feature))
+    if found is None:
+      found = float(self._records[index][feature])
+      self._numbers[index, feature] = found
+    return found
 
   def get(
     self, index: int, sample_rate_hz: int, num_channels: int

@@ -226,6 +226,31 @@ def _task(
   )
 
 
+def register(
+  kind: str,
+  config: object,
+  corpus_dirs: Sequence[str],
+  make_source: Callable[[], seqio.DataSource],
+  preprocessors: Sequence[Callable[..., tf.data.Dataset]],
+  output_features: Mapping[str, seqio.Feature],
+) -> seqio.Task:
+  """A task of another module, registered at the first call.
+
+  Args:
+    kind: first word of its name.
+    config: its settings, by which it is known.
+    corpus_dirs: prepared corpora it reads.
+    make_source: its source.
+    preprocessors: its steps.
+    output_features: what they give.
+  """
+  mark = _mark(config, corpus_dirs, sources.CORPUS_INFO)
+  return _register(
+    f"{kind}_{_corpus_names(corpus_dirs)}_{mark}",
+    lambda name: _task(name, make_source(), preprocessors, output_features),
+  )
+
+
 def _audio_steps(config: WaveformTaskConfig) -> list:
   steps = [
     functools.partial(
