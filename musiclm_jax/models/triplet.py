@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.core import alarms, protocols, rng
 from musiclm_jax.core import precision as precision_lib
-from musiclm_jax.core import protocols, rng
+from musiclm_jax.models import melody_alarms
 from musiclm_jax.networks import melody
 
 
@@ -25,10 +26,12 @@ class TripletConfig:
     margin: squared distance by which a negative must be farther than the
       positive. FaceNet's; the paper gives none.
     crop_secs: audio of one training example.
+    alarms: when to call out.
   """
 
   margin: float = 0.2
   crop_secs: float = 4.0
+  alarms: melody_alarms.MelodyAlarmConfig = melody_alarms.MelodyAlarmConfig()
 
   def __post_init__(self):
     if not self.margin > 0:
@@ -63,7 +66,10 @@ def squared_distances(embeddings: jax.Array) -> jax.Array:
 
 
 def semi_hard_triplets(
-  distances: jax.Array, ids: jax.Array, margin: float
+  distances: jax.Array,
+  ids: jax.Array,
+  margin: float,
+  is_real: jax.Array | None = None,
 ) -> Triplets:
   """Mines one negative for every pair with the same id.
 
@@ -75,13 +81,20 @@ def semi_hard_triplets(
     distances: float32 `[batch, batch]`, symmetric.
     ids: int32 `[batch]`, same number for the same melody.
     margin: see `TripletConfig`.
+    is_real: bool `[batch]`, False for rows that only fill the batch; None: all
+      are real.
   """
   size = len(ids)
-  same = ids[:, None] == ids[None]
-  count = (~same).sum(1)
+  if is_real is None:
+    is_real = jnp.ones(size, bool)
+  # A row that fills is neither the same as another nor different from it.
+  both = is_real[:, None] & is_real[None]
+  same = (ids[:, None] == ids[None]) & both
+  differs = (ids[:, None] != ids[None]) & both
+  count = differs.sum(1)
   # Negatives by distance, then everything else.
   fixed = jax.lax.stop_gradient(distances)
-  far = jnp.where(same, jnp.inf, fixed)
+  far = jnp.where(differs, fixed, jnp.inf)
   order = jnp.argsort(far, axis=1)
   ranked = jnp.take_along_axis(far, order, axis=1)
   beyond = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side="right"))(
@@ -93,6 +106,13 @@ def semi_hard_triplets(
   valid = same & ~jnp.eye(size, dtype=bool) & (count > 0)[:, None]
   loss = jnp.maximum(distances - negative + margin, 0.0)
   return Triplets(jnp.where(valid, loss, 0.0), distances, negative, valid)
+
+
+def _spread(embeddings: jax.Array, is_real: jax.Array) -> protocols.Mean:
+  weights = is_real.astype(jnp.float32)[:, None]
+  count = weights.sum()
+  mean = (weights * embeddings).sum(0) / jnp.maximum(count, 1.0)
+  return protocols.Mean((weights * (embeddings - mean) ** 2).sum(), count)
 
 
 class Triplet:
@@ -129,6 +149,11 @@ class Triplet:
       network_config, precision or precision_lib.Precision()
     )
 
+  def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
+    """What means trouble, for the loop to call out."""
+    del batch_size
+    return melody_alarms.rules(self.config.alarms, self.config.margin)
+
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """`waveform` `[batch, samples]` and `melody_ids` `[batch]`."""
     rate_hz = self.network.config.mel.sample_rate_hz
@@ -161,12 +186,15 @@ class Triplet:
 
     Returns:
       Loss, and metrics `loss`, `active` (share of triplets inside the margin),
-      `distance_positive`, `distance_negative` (squared), and `recall_at_1`
-      (share of clips whose nearest other clip has their melody, of those that
-      have another).
+      `distance_positive`, `distance_negative` (squared; 2 is that of unrelated
+      directions), `recall_at_1` (share of clips whose nearest other clip has
+      their melody, of those that have another), and `spread`, the mean squared
+      distance of all rows from their mean: 0 where all clips get one
+      embedding, 1 where they lie all around.
     """
     del step
     ids = batch["melody_ids"]
+    is_real = batch.get("example_weights", jnp.ones(len(ids))) > 0
     embeddings = self.network.apply(
       {"params": variables["params"]},
       batch["waveform"],
@@ -174,12 +202,12 @@ class Triplet:
       rngs={"dropout": rng.named(key, "dropout")},
     )
     distances = squared_distances(embeddings)
-    triplets = semi_hard_triplets(distances, ids, self.config.margin)
+    triplets = semi_hard_triplets(distances, ids, self.config.margin, is_real)
     valid = triplets.valid.astype(jnp.float32)
     count = valid.sum()
     total = triplets.loss.sum()
-    itself = jnp.eye(len(ids), dtype=bool)
-    nearest = jnp.where(itself, jnp.inf, distances).argmin(1)
+    hidden = jnp.eye(len(ids), dtype=bool) | ~is_real
+    nearest = jnp.where(hidden, jnp.inf, distances).argmin(1)
     has_other = triplets.valid.any(1).astype(jnp.float32)
     hits = (ids[nearest] == ids).astype(jnp.float32) * has_other
     metrics = {
@@ -192,5 +220,6 @@ class Triplet:
         (triplets.negative * valid).sum(), count
       ),
       "recall_at_1": protocols.Mean(hits.sum(), has_other.sum()),
+      "spread": _spread(embeddings, is_real),
     }
     return total / jnp.maximum(count, 1.0), protocols.LossOutput({}, metrics)

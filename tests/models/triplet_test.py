@@ -10,7 +10,7 @@ import pytest
 from musiclm_jax.audio import spectrogram
 from musiclm_jax.core import rng
 from musiclm_jax.layers import transformer
-from musiclm_jax.models import triplet
+from musiclm_jax.models import melody_alarms, triplet
 from musiclm_jax.networks import melody
 from musiclm_jax.partitioning import axes
 
@@ -57,6 +57,22 @@ def test_a_batch_without_negatives_or_positives_costs_nothing():
     mined = triplet.semi_hard_triplets(distances, jnp.asarray(ids), 0.2)
     assert not mined.valid.any()
     np.testing.assert_array_equal(mined.loss, 0.0)
+
+
+def test_rows_that_fill_a_batch_are_not_seen():
+  generator = np.random.default_rng(1)
+  vectors = generator.normal(size=(9, 4)).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+  vectors[6:] = vectors[0]  # copies, as the last batch of a pass has
+  ids = np.array([0, 0, 1, 1, 2, 2, 0, 0, 0])
+  is_real = np.arange(9) < 6
+  distances = triplet.squared_distances(jnp.asarray(vectors))
+  mined = triplet.semi_hard_triplets(
+    distances, jnp.asarray(ids), 0.3, jnp.asarray(is_real)
+  )
+  expected = by_loops(np.array(distances)[:6, :6], ids[:6], 0.3)
+  np.testing.assert_allclose(mined.loss[:6, :6], expected, atol=1e-6)
+  assert not mined.valid[6:].any() and not mined.valid[:, 6:].any()
 
 
 NETWORK = melody.MelodyConfig(
@@ -119,6 +135,33 @@ def test_overfits_one_batch():
   assert losses[-1] < 0.01
   assert value["recall_at_1"] == 1.0
   assert value["distance_negative"] > value["distance_positive"] + 0.15
+
+
+def test_a_collapsed_embedder_is_called_out():
+  model = triplet.Triplet(triplet.TripletConfig(crop_secs=0.4), NETWORK)
+  batch = make_batch()
+  params = axes.unbox(jax.jit(model.init)(jax.random.key(0), batch))["params"]
+  flat = jax.tree.map(jnp.zeros_like, params)
+  flat["project"]["bias"] = flat["project"]["bias"] + 1.0
+  rules = {rule.name: rule for rule in model.alarm_rules(8)}
+  assert set(rules) == {
+    "melody_collapse",
+    "melody_at_chance",
+    "no_hard_melodies",
+    "heldout_rising",
+  }
+  for variables, expected in ((params, False), (flat, True)):
+    _, output = model.loss(
+      {"params": variables}, batch, rng.root_key(0), 0, False
+    )
+    values = {n: float(m.total / m.count) for n, m in output.metrics.items()}
+    for name in ("melody_collapse", "melody_at_chance"):
+      rule = rules[name]
+      found = rule.holds(values[rule.metric], rule.reference([]))
+      # A fresh network says nearly the same of all clips too.
+      assert found == expected or (name == "melody_collapse" and not expected)
+  with pytest.raises(ValueError, match="min_spread=1"):
+    melody_alarms.MelodyAlarmConfig(min_spread=1)
 
 
 def test_bad_config_names_field():
