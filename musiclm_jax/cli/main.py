@@ -30,6 +30,7 @@ VERBS = {
   "search": ("search", "the audio nearest to a text or to other audio"),
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "melody": ("melody", "does a bundle take the melodies it is given"),
+  "recognize": ("recognize", "are held-out melodies known when changed"),
   "probe": ("probe", "what tokens tell of pitch, harmony, tempo, timbre"),
   "mulan": ("mulan", "retrieval, tagging and probes of a MuLan"),
   "report": ("report", "write the page that shows a run"),

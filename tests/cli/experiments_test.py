@@ -163,10 +163,10 @@ def test_other_mulan_sizes(size, tower, audio, text):
 
 
 def test_melody_embedder():
-  """12 layers of 4 x 512 x 384 and 2 x 512 x 1024; the paper gives no count."""
+  """12 layers of 4 x 512 x 512 and 2 x 512 x 1024; the paper gives no count."""
   counts = parameters("melody")
-  assert counts["transformer"] == pytest.approx(22.0, abs=0.05)
-  assert sum(counts.values()) == pytest.approx(22.4, abs=0.1)
+  assert counts["transformer"] == pytest.approx(25.2, abs=0.05)
+  assert sum(counts.values()) == pytest.approx(25.6, abs=0.1)
 
 
 def test_soundstream():
@@ -175,6 +175,6 @@ def test_soundstream():
 
 
 def test_melody_training_says_what_is_missing():
-  gin_config.resolve([PAPER.format("melody")])
-  with pytest.raises(errors.UserError, match="same melody"):
+  gin_config.resolve([PAPER.format("melody")], ["CORPUS_DIR='nowhere'"])
+  with pytest.raises(errors.UserError, match="no prepared corpus at nowhere"):
     gin_config.build(experiment.Experiment)
