@@ -161,7 +161,7 @@ class MelodySource(sources.ClipSource):
     )
     scalar = tf.TensorSpec([], tf.float32)
     self._signature = {
-      "waveform": features.CLIP["waveform"],
+      "waveform": self._signature["waveform"],
       "tempo_ratio": scalar,
       "max_tempo_ratio": scalar,
       "melody_ids": tf.TensorSpec([], tf.int32),
