@@ -139,7 +139,7 @@ def _arguments(artifact, corpus, directory, **changes):
 
 def test_export_says_what_the_codes_keep(artifact):
   report = artifacts.load(artifact).metadata["rvq"]
-  assert report["num_embeddings"] == 12
+  assert report["num_embeddings"] == 24  # 2 windows of each clip
   first, second, third = report["squared_error"]
   assert first >= second >= third >= 0
   assert all(0 < share <= 1 for share in report["used"])
