@@ -98,13 +98,13 @@ def read_crops(
   Raises:
     UserError: if the corpus has no versions, or fewer than two works.
   """
-  versions = melody_pairs.read_versions(corpus_dir, split)
   builder = sources.corpus_builder(corpus_dir)
   if split not in builder.info.splits:
     raise errors.UserError(
       f"split {split!r} of {corpus_dir}: expected one of "
       f"{sorted(builder.info.splits)}"
     )
+  versions = melody_pairs.read_versions(corpus_dir, split)
   records = builder.as_data_source(split)
   num_works = len(records) // versions.stored
   num_works = min(num_works, max_works or num_works)
