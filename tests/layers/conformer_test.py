@@ -94,3 +94,25 @@ def test_dropout_acts_only_in_training(setup):
 def test_bad_config_names_field(field, value):
   with pytest.raises(ValueError, match=f"{field}={value}"):
     conformer.ConformerConfig(**{"num_heads": 4, field: value})
+
+
+def test_small_branches_keep_the_frames_of_a_clip_apart():
+  x = jax.random.normal(jax.random.key(0), (2, 40, 32))
+
+  def spread(scale):
+    stack = conformer.ConformerStack(
+      conformer.ConformerConfig(
+        num_layers=8,
+        embed_dim=32,
+        num_heads=2,
+        mlp_dim=64,
+        branch_init_scale=scale,
+      )
+    )
+    out = jax.jit(lambda key: stack.init_with_output(key, x)[0][0])
+    out = out(jax.random.key(1))
+    return (out.var(1).mean() / (out**2).mean()).item()
+
+  assert spread(1.0) < 0.5 < 0.8 < spread(0.1)
+  with pytest.raises(ValueError, match="branch_init_scale=0"):
+    dataclasses.replace(CONFIG, branch_init_scale=0)
