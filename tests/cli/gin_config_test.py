@@ -21,7 +21,9 @@ def _required(path):
     overrides.append("CACHE_DIR='c'")
   else:
     overrides.append("CORPUS_DIR='d'")
-  if "tasks/caption.gin" in text:
+  if "models/mulan_bert.gin" in text:
+    overrides.append("BERT_DIR='b'")
+  elif "tasks/caption.gin" in text:
     overrides.append("TEXT_MODEL='t'")
   return overrides
 
