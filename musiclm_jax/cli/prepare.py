@@ -96,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
   """Runs the verb."""
   return {
-    "score_corpus": _score_corpus,
-    "melody_pairs": _melody_pairs,
+    "score_corpus": _rendered,
+    "melody_pairs": _rendered,
     "audio_folder": _audio_folder,
     "text_vocabulary": _text_vocabulary,
     "prompts": _prompts,
@@ -105,24 +105,14 @@ def main(args: argparse.Namespace) -> int:
   }[args.kind](args)
 
 
-def _score_corpus(args: argparse.Namespace) -> int:
+def _rendered(args: argparse.Namespace) -> int:
   from musiclm_jax.data import corpora
 
-  path = corpora.prepare_score_corpus(
-    args.data_dir,
-    args.size,
-    args.seed,
-    args.num_processes,
-    share=args.share,
-  )
-  print(path)
-  return 0
-
-
-def _melody_pairs(args: argparse.Namespace) -> int:
-  from musiclm_jax.data import corpora
-
-  path = corpora.prepare_melody_pairs(
+  prepare = {
+    "score_corpus": corpora.prepare_score_corpus,
+    "melody_pairs": corpora.prepare_melody_pairs,
+  }[args.kind]
+  path = prepare(
     args.data_dir,
     args.size,
     args.seed,

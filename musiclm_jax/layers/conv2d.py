@@ -7,8 +7,9 @@ convolution with a window as large as the picture, and the input's of a strided
 one spreads zeros between outputs. Here the kernel's gradient is a sum of
 products over pieces of pictures that fit into a cache, and the input's a
 convolution without a stride whose outputs are dealt out to the phases of the
-stride. In the STFT critic's wide layers, on two cores, they take a third
-of the time.
+stride. MuLan's small residual network trains on 64 crops in two thirds of the
+time; with 4 rows of the STFT critic there is no clear difference, for XLA's are
+slow from 8 rows on.
 """
 
 import functools
