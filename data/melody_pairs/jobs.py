@@ -155,7 +155,7 @@ def render_version(piece: works.Piece, version: versions.Version) -> np.ndarray:
     hits = [(onset * quarter_secs, 0.1, key) for onset, key, _ in beats]
     tracks.append(_track(0, "drums", hits, rng))
   waveform = files.resample(
-    render.synthesize(tracks, secs, in_tune=True),
+    render.synthesize(tracks, secs),
     render.SAMPLE_RATE_HZ,
     SAMPLE_RATE_HZ,
   )

@@ -46,33 +46,25 @@ def soundfont_path() -> pathlib.Path:
 
 
 @functools.cache
-def _synthesizer(in_tune: bool) -> Any:
+def _synthesizer() -> Any:
   import symusic
 
-  def load(path: str) -> Any:
-    return symusic.Synthesizer(
-      sf_path=path, sample_rate=SAMPLE_RATE_HZ, quality=4
-    )
-
-  if not in_tune:
-    return load(str(soundfont_path()))
   with tempfile.NamedTemporaryFile(suffix=".sf2") as file:
     content = soundfont_path().read_bytes()
     file.write(soundfont.with_tuned_headers(content))
     file.flush()
-    return load(file.name)  # It is read here, and not again.
+    # It is read here, and not again.
+    return symusic.Synthesizer(
+      sf_path=file.name, sample_rate=SAMPLE_RATE_HZ, quality=4
+    )
 
 
-def synthesize(
-  tracks: Sequence[arrange.Track], secs: float, in_tune: bool = False
-) -> np.ndarray:
+def synthesize(tracks: Sequence[arrange.Track], secs: float) -> np.ndarray:
   """Plays tracks, each role at its level.
 
   Args:
     tracks: at least one note in all.
     secs: the part that counts for the levels.
-    in_tune: mends the SoundFont (`soundfont.py`). Without it guitars, violins
-      and others are out of tune, as in release 1.0.0 of the demo corpus.
 
   Returns:
     float32 `[samples]`, mono at `SAMPLE_RATE_HZ`, any level.
@@ -81,7 +73,7 @@ def synthesize(
   for role, level in _MIX.items():
     played = [track for track in tracks if track.role == role and track.notes]
     if played:
-      stem = _play(played, in_tune)
+      stem = _play(played)
       heard = stem[: round(secs * SAMPLE_RATE_HZ)]
       stems.append(stem * (level / max(rms(heard), 1e-6)))
   mix = np.zeros(max(map(len, stems), default=0), np.float32)
@@ -95,7 +87,7 @@ def rms(waveform: np.ndarray) -> float:
   return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
-def _play(tracks: Sequence[arrange.Track], in_tune: bool) -> np.ndarray:
+def _play(tracks: Sequence[arrange.Track]) -> np.ndarray:
   import symusic
 
   score = symusic.Score(_TICKS_PER_QUARTER)
@@ -112,7 +104,7 @@ def _play(tracks: Sequence[arrange.Track], in_tune: bool) -> np.ndarray:
         )
       )
     score.tracks.append(played)
-  stereo = np.asarray(_synthesizer(in_tune).render(score, stereo=True))
+  stereo = np.asarray(_synthesizer().render(score, stereo=True))
   return stereo.mean(axis=0, dtype=np.float32)
 
 

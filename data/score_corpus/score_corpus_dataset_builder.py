@@ -49,8 +49,11 @@ class ScoreCorpusConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Demo corpus `score_corpus`."""
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES = {
+    "1.0.0": "First release.",
+    "1.1.0": "Instruments are in tune; scores, splits, captions are the same.",
+  }
   builder_config_cls = ScoreCorpusConfig
   BUILDER_CONFIGS = [
     ScoreCorpusConfig(name="tiny", description="33 minutes in train."),

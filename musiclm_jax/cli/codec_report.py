@@ -12,7 +12,7 @@ from typing import Any
 
 EPILOG = """example:
   musiclm codec report --codec=runs/quickstart/artifacts/soundstream \\
-    --audio=works=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+    --audio=works=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --audio=recordings=my_recordings --output=runs/codec_report"""
 
 

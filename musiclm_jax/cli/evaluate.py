@@ -11,7 +11,7 @@ from musiclm_jax.cli import jobs
 
 EPILOG = """example:
   musiclm evaluate --bundle=runs/quickstart/bundle \\
-    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --cache_dir=runs/quickstart/tokens \\
     --samples_dir=runs/quickstart/samples --output_dir=runs/evaluation"""
 

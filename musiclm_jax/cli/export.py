@@ -10,7 +10,7 @@ import argparse
 EPILOG = """example:
   musiclm export \\
     --gin_file=experiments/musiclm_mulan_tiny_score_corpus.gin \\
-    --gin.CORPUS_DIR=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+    --gin.CORPUS_DIR=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --gin.TEXT_MODEL=runs/quickstart/text/text.model --gin.TRAIN_STEPS=500 \\
     --model_dir=runs/mulan --output_dir=runs/artifacts/mulan"""
 

@@ -11,7 +11,7 @@ import argparse
 EPILOG = """example (MERT has 75 frames a second: 3 of them make the 25 Hz of
 MusicLM's semantic tokens; of HuBERT's 50 take 2):
   musiclm import --encoder=models/MERT-v1-95M --layer=7 --pool_frames=3 \\
-    --corpus_dir=data_built/score_corpus/tiny/1.0.0 --num_clusters=1024 \\
+    --corpus_dir=data_built/score_corpus/tiny/1.1.0 --num_clusters=1024 \\
     --output_dir=artifacts/semantic"""
 
 

@@ -10,7 +10,7 @@ import argparse
 
 EPILOG = """examples:
   musiclm melody --bundle=runs/melody/bundle --output_dir=runs/melody/report \\
-    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0
+    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0
   musiclm melody --bundle=runs/melody/bundle --output_dir=runs/melody/report \\
     --melody=hums --prompts=prompts.txt --prompts_per_melody=2"""
 

@@ -8,9 +8,9 @@ import argparse
 
 EPILOG = """example:
   musiclm prepare paraphrases --output=test.jsonl \\
-    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0
+    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0
   musiclm mulan evaluate --mulan=runs/quickstart/artifacts/mulan \\
-    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+    --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --descriptions=test.jsonl --output_dir=runs/mulan_evaluation"""
 
 

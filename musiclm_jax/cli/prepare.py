@@ -15,11 +15,11 @@ EPILOG = """examples:
   musiclm prepare audio_folder --source_dir=my_music --data_dir=data_built \\
     --sample_rate_hz=48000 --num_channels=2
   musiclm prepare text_vocabulary --vocab_size=512 --output_dir=text \\
-    --corpus_dir=data_built/score_corpus/tiny/1.0.0
+    --corpus_dir=data_built/score_corpus/tiny/1.1.0
   musiclm prepare prompts --num_prompts=24 --output=prompts.jsonl \\
-    --corpus_dir=data_built/score_corpus/tiny/1.0.0
+    --corpus_dir=data_built/score_corpus/tiny/1.1.0
   musiclm prepare paraphrases --output=paraphrases.jsonl \\
-    --corpus_dir=data_built/score_corpus/tiny/1.0.0"""
+    --corpus_dir=data_built/score_corpus/tiny/1.1.0"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ held-out works.
 import argparse
 
 EPILOG = """example:
-  musiclm probe --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+  musiclm probe --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --cache_dir=runs/quickstart/tokens --output_dir=runs/probe"""
 
 

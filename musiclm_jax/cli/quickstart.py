@@ -88,7 +88,7 @@ def plan(args: argparse.Namespace, root: pathlib.Path) -> list[steps_lib.Step]:
   name = args.size
   if args.corpus_share != 1:
     name += f"_share{args.corpus_share:g}"
-  corpus = root / "data" / "score_corpus" / name / "1.0.0"
+  corpus = root / "data" / "score_corpus" / name / "1.1.0"
   text, tokens = root / "text", root / "tokens"
   parts, models = root / "artifacts", root / "models"
   prompts = root / "prompts.jsonl"

@@ -11,7 +11,7 @@ import argparse
 from musiclm_jax.cli import jobs
 
 EPILOG = """example:
-  musiclm tokenize --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+  musiclm tokenize --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --artifact_dir=runs/quickstart/artifacts --output_dir=runs/tokens"""
 
 

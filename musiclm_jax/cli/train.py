@@ -11,7 +11,7 @@ import argparse
 EPILOG = """example:
   musiclm train \\
     --gin_file=experiments/musiclm_soundstream_tiny_score_corpus.gin \\
-    --gin.CORPUS_DIR=runs/quickstart/data/score_corpus/tiny/1.0.0 \\
+    --gin.CORPUS_DIR=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --gin.TRAIN_STEPS=100 --model_dir=runs/soundstream"""
 
 

@@ -187,7 +187,7 @@ def prepare_score_corpus(
       gets a folder of its own, `tiny_share0.2`.
 
   Returns:
-    The dataset's folder, `<data_dir>/score_corpus/tiny/1.0.0`.
+    The dataset's folder, `<data_dir>/score_corpus/tiny/1.1.0`.
 
   Raises:
     UserError: if the size is unknown, or the share not in (0, 1].

@@ -53,7 +53,7 @@ def test_score_corpus_builds_the_same_with_any_number_of_processes(
 ):
   one = _build_few(few_works, tmp_path / "one", 1)
   two = _build_few(few_works, tmp_path / "two", 2)
-  assert one == tmp_path / "one/score_corpus/few/1.0.0"
+  assert one == tmp_path / "one/score_corpus/few/1.1.0"
   sources = [tfds.builder_from_directory(path) for path in (one, two)]
   num_examples = {
     name: split.num_examples for name, split in sources[0].info.splits.items()
@@ -74,7 +74,7 @@ def test_score_corpus_builds_the_same_with_any_number_of_processes(
 
 
 def test_killed_build_starts_over_and_a_built_one_is_kept(few_works, tmp_path):
-  leftover = tmp_path / "score_corpus/few/incomplete.ABC123_1.0.0"
+  leftover = tmp_path / "score_corpus/few/incomplete.ABC123_1.1.0"
   leftover.mkdir(parents=True)
   (leftover / "score_corpus-train.array_record-00000-of-00001").touch()
   path = _build_few(few_works, tmp_path, 1)
