@@ -99,7 +99,7 @@ def test_bad_config_names_field(field, value):
 def test_small_branches_keep_the_frames_of_a_clip_apart():
   x = jax.random.normal(jax.random.key(0), (2, 40, 32))
 
-  def spread(scale):
+  def spread(scale, block_norm=True):
     stack = conformer.ConformerStack(
       conformer.ConformerConfig(
         num_layers=8,
@@ -107,12 +107,13 @@ def test_small_branches_keep_the_frames_of_a_clip_apart():
         num_heads=2,
         mlp_dim=64,
         branch_init_scale=scale,
+        block_norm=block_norm,
       )
     )
     out = jax.jit(lambda key: stack.init_with_output(key, x)[0][0])
     out = out(jax.random.key(1))
     return (out.var(1).mean() / (out**2).mean()).item()
 
-  assert spread(1.0) < 0.5 < 0.8 < spread(0.1)
+  assert spread(1.0) < 0.5 < 0.8 < spread(0.1) < spread(0.1, False)
   with pytest.raises(ValueError, match="branch_init_scale=0"):
     dataclasses.replace(CONFIG, branch_init_scale=0)
