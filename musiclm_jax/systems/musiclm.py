@@ -17,10 +17,9 @@ import numpy as np
 
 from musiclm_jax.core import errors, rng
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import melody_prompt, stage_lm
+from musiclm_jax.systems import melody_prompt, stage_lm, stage_sampling
+from musiclm_jax.systems import prompts as prompts_lib
 
-# MusicLM sec. 4.1: semantic, coarse, fine.
-TEMPERATURES = (1.0, 0.95, 0.4)
 # Durations are generated in whole multiples and trimmed: few shapes to compile,
 # and frames of all streams end at the same time.
 QUANTUM_SECS = 1.0
@@ -159,20 +158,21 @@ class MusicLM:
 
   def generate(
     self,
-    prompts: str | Sequence[str],
+    prompts: prompts_lib.AnyPrompt | Sequence[prompts_lib.AnyPrompt],
     seconds: float,
     seed: int | Sequence[int] = 0,
-    temperatures: Sequence[float] = TEMPERATURES,
+    sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
     melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
   ) -> Generation:
     """Makes music for each prompt.
 
     Args:
-      prompts: one text, or one per item.
+      prompts: one text, recording or `prompts.Prompt`, or one per item.
       seconds: duration; beyond a stage's crop by continuation.
       seed: one per item, or one int: item i then has `seed + i`. An item
         depends on its own prompt and seed only, not on its neighbours.
-      temperatures: semantic, coarse, fine.
+      sampling: of the semantic, coarse and fine stage; a number is the
+        temperature.
       melody: that the music takes, one for all items or one per item; shorter
         than the music it is repeated, of a longer one the begin is used.
 
@@ -183,22 +183,16 @@ class MusicLM:
       UserError: if a prompt is empty, a number out of range, or a melody is
         given to a system without a stage for it.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts:
-      raise errors.UserError("no prompt given: expected at least one")
-    for index, prompt in enumerate(prompts):
-      if not isinstance(prompt, str) or not prompt.strip():
-        raise errors.UserError(
-          f"prompt {index} is {prompt!r}: expected a non-empty text"
-        )
-    self._check(seconds, temperatures)
+    prompts = prompts_lib.as_prompts(prompts)
+    self._check(seconds)
+    sampling = stage_sampling.as_configs(sampling)
     seeds = item_seeds(seed, len(prompts))
     melody_codes = None
     if melody is not None:
       melody_codes = self._melody_codes(melody, len(prompts), seconds)
-    mulan_codes = self.mulan.encode_text(prompts)
+    mulan_codes = prompts_lib.encode(self.mulan, prompts)
     codes = self.generate_codes(
-      mulan_codes, seconds, seeds, temperatures, melody_codes
+      mulan_codes, seconds, seeds, sampling, melody_codes
     )
     return Generation(
       self.decode(codes["acoustic"], seconds),
@@ -223,23 +217,18 @@ class MusicLM:
       )
     return melody_prompt.encode(self.melody, melody, _whole_secs(seconds))
 
-  def _check(self, seconds: float, temperatures: Sequence[float]) -> None:
+  def _check(self, seconds: float) -> None:
     if not (math.isfinite(seconds) and seconds > 0):
       raise errors.UserError(f"seconds={seconds}: expected a positive number")
     if round(seconds * self.codec.sample_rate_hz) < 1:
       raise errors.UserError(f"seconds={seconds}: shorter than one sample")
-    if len(temperatures) != 3 or not all(t >= 0 for t in temperatures):
-      raise errors.UserError(
-        f"temperatures={tuple(temperatures)}: expected three numbers >= 0 "
-        "(semantic, coarse, fine)"
-      )
 
   def generate_codes(
     self,
     mulan_codes: np.ndarray,
     seconds: float,
     seed: int | Sequence[int] = 0,
-    temperatures: Sequence[float] = TEMPERATURES,
+    sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
     melody_codes: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
     """Runs the three stages.
@@ -248,7 +237,7 @@ class MusicLM:
       mulan_codes: int32 `[batch, 1, codebooks]`, of text or audio.
       seconds: see `generate`.
       seed: see `generate`.
-      temperatures: see `generate`.
+      sampling: see `generate`.
       melody_codes: int32 `[batch, windows, codebooks]`, a window a second
         (`melody_prompt.encode`); None for text alone.
 
@@ -258,7 +247,8 @@ class MusicLM:
     Raises:
       UserError: if a number is out of range.
     """
-    self._check(seconds, temperatures)
+    self._check(seconds)
+    sampling = stage_sampling.as_configs(sampling)
     mulan_codes = np.asarray(mulan_codes, np.int32)
     seeds = item_seeds(seed, mulan_codes.shape[0])
     whole_secs = _whole_secs(seconds)
@@ -269,11 +259,11 @@ class MusicLM:
       codes[self.melody.stream.name] = np.asarray(melody_codes, np.int32)
       stages["semantic"] = self.melody_stage
     roots = [rng.root_key(item) for item in seeds]
-    for (name, stage), temperature in zip(stages.items(), temperatures):
+    for (name, stage), config in zip(stages.items(), sampling):
       keys = jnp.stack([rng.named(root, name) for root in roots])
       run = stage.generate_parallel if name == "fine" else stage.generate_long
       stream = stage.target_stream
-      made = run(codes, stream.num_frames(whole_secs), temperature, keys)
+      made = run(codes, stream.num_frames(whole_secs), config, keys)
       if stage.spec.target.first_level:
         made = np.concatenate([codes[stream.name], made], axis=-1)
       codes[stream.name] = made

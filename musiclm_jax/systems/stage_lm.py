@@ -288,12 +288,10 @@ class StageLM:
     conditioning: Mapping[str, np.ndarray],
     prefix: np.ndarray | None,
     num_frames: int,
-    temperature: float,
+    sampling: sampling_lib.SamplingConfig | float,
     keys: jax.Array,
     first_frames: np.ndarray | int = 0,
     forced: np.ndarray | None = None,
-    top_k: int = 0,
-    top_p: float = 1.0,
   ) -> np.ndarray:
     """Samples one window.
 
@@ -302,15 +300,13 @@ class StageLM:
         int32 `[batch, frames, codebooks]`.
       prefix: known leading target codes `[batch, frames, levels]`, or None.
       num_frames: frames after the prefix.
-      temperature: 0 takes the most likely code.
+      sampling: how codes are drawn; a number is the temperature.
       keys: typed keys `[batch]`.
       first_frames: frame of the item at which the window starts, one for all
         or `[batch]`; only randomness depends on it.
       forced: given codes of the first frames after the prefix, `[batch,
         frames, levels]`: part of the result, and not compiled in as the
         length of `prefix` is.
-      top_k: see `sampling.SamplingConfig`.
-      top_p: see `sampling.SamplingConfig`.
 
     Returns:
       int32 `[batch, num_frames, levels]`, without the prefix.
@@ -347,7 +343,7 @@ class StageLM:
         np.int32(num_forced),
         shapes=layout.shapes,
         num_frames=num_frames,
-        sampling=sampling_lib.SamplingConfig(temperature, top_k, top_p),
+        sampling=sampling_lib.as_config(sampling),
       )
     )
 
@@ -405,7 +401,7 @@ class StageLM:
     self,
     conditioning: Mapping[str, np.ndarray],
     total_frames: int,
-    temperature: float,
+    sampling: sampling_lib.SamplingConfig | float,
     keys: jax.Array,
   ) -> np.ndarray:
     """Any length: half of each window is the end of the one before.
@@ -416,7 +412,7 @@ class StageLM:
       conditioning: codes by stream over the whole item; of a stream with
         windows all that are stored, `stride_secs` apart.
       total_frames: target frames to make.
-      temperature: see `generate`.
+      sampling: see `generate`.
       keys: typed keys `[batch]`.
 
     Returns:
@@ -439,7 +435,7 @@ class StageLM:
         self._conditioning(conditioning, window),
         prefix,
         new_frames,
-        temperature,
+        sampling,
         keys,
         window.start,
         forced,
@@ -452,7 +448,7 @@ class StageLM:
     self,
     conditioning: Mapping[str, np.ndarray],
     total_frames: int,
-    temperature: float,
+    sampling: sampling_lib.SamplingConfig | float,
     keys: jax.Array,
   ) -> np.ndarray:
     """Any length, in independent windows decoded side by side.
@@ -473,7 +469,7 @@ class StageLM:
         {name: np.concatenate([cut[name] for cut in cuts]) for name in cuts[0]},
         None,
         chunk[0].num_frames,
-        temperature,
+        sampling,
         jnp.tile(keys, len(chunk)),
         np.repeat([window.start for window in chunk], batch),
       )

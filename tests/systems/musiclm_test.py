@@ -124,21 +124,22 @@ def test_text_enters_the_codes(system):
 
 
 @pytest.mark.parametrize(
-  "prompts,seconds,temperatures,message",
+  "prompts,seconds,sampling,message",
   [
     ("", 1.0, (1, 1, 1), "prompt 0 is ''"),
     (["ok", "  "], 1.0, (1, 1, 1), "prompt 1"),
     ([], 1.0, (1, 1, 1), "no prompt"),
     ("ok", 0.0, (1, 1, 1), "seconds=0.0"),
     ("ok", float("nan"), (1, 1, 1), "seconds=nan"),
-    ("ok", 1.0, (1, -1, 1), "temperatures="),
+    ("ok", 1.0, (1, -1, 1), "temperature=-1"),
+    ("ok", 1.0, (1, 1), "expected three"),
   ],
 )
 def test_bad_requests_are_user_errors(
-  system, prompts, seconds, temperatures, message
+  system, prompts, seconds, sampling, message
 ):
   with pytest.raises(errors.UserError, match=message):
-    system.generate(prompts, seconds, 0, temperatures)
+    system.generate(prompts, seconds, 0, sampling)
 
 
 def test_greedy_stage_agrees_with_its_own_teacher_forced_scores(system):

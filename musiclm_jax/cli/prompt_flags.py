@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the generate verb is asked for: texts, audio files, mixtures."""
+
+from musiclm_jax.audio import files
+from musiclm_jax.cli import jobs, prompt_files
+from musiclm_jax.core import errors
+from musiclm_jax.systems import prompts as prompts_lib
+from musiclm_jax.systems import recordings
+
+
+def _part(text: str) -> tuple[float, str | recordings.Recording]:
+  """'0.7:a flute' or '0.3:this.wav'; the ending tells a file from a text.
+
+  Raises:
+    UserError: if there is no weight, or the file cannot be used.
+  """
+  weight, colon, content = text.partition(":")
+  try:
+    number = float(weight)
+  except ValueError:
+    number = None
+  if number is None or not colon or not content.strip():
+    raise errors.UserError(
+      f"--mix={text}: expected WEIGHT:TEXT or WEIGHT:FILE, as '0.7:a flute' "
+      "or '0.3:this.wav'"
+    )
+  content = content.strip()
+  if files.has_ending(content):
+    return number, recordings.Recording.read(content)
+  return number, content
+
+
+def prompts(job: jobs.GenerateJob) -> list[prompts_lib.Prompt]:
+  """One prompt per item: --prompt, --prompts, --audio_prompt, then the mix.
+
+  Raises:
+    UserError: if there is none, or one cannot be used.
+  """
+  for text in job.prompt:
+    if not text.strip():
+      raise errors.UserError(f"--prompt={text!r}: expected a non-empty text")
+  values: list[prompts_lib.AnyPrompt] = list(job.prompt)
+  if job.prompts:
+    values += prompt_files.read(job.prompts)
+  values += map(recordings.Recording.read, job.audio_prompt)
+  if job.mix:
+    values.append(prompts_lib.mix(*map(_part, job.mix)))
+  if job.max_prompts:
+    values = values[: job.max_prompts]
+  if not values:
+    raise errors.UserError(
+      "no prompt given: pass --prompt, --prompts, --audio_prompt or --mix"
+    )
+  return prompts_lib.as_prompts(values)
