@@ -89,6 +89,7 @@ def _settings(
 ) -> dict:
   """All that decides what an item sounds like."""
   from musiclm_jax.evaluation import summary
+  from musiclm_jax.systems import bundle, provenance
 
   choice = {}
   if job.num_candidates > 1:
@@ -101,8 +102,9 @@ def _settings(
     "seconds": job.seconds,
     "sampling": stage_sampling.describe(sampling_flags.sampling(job)),
     "sample_rate_hz": system.codec.sample_rate_hz,
+    "bundle_fingerprint": bundle.combined_fingerprint(system.fingerprints),
     "fingerprints": system.fingerprints,
-    "generated_by": "musiclm_jax",
+    "generated_by": provenance.GENERATED_BY,
     "versions": summary.versions(),
   }
 
@@ -130,9 +132,12 @@ def _write(
   path: pathlib.Path,
   candidate: Any,
   sample_rate_hz: int,
+  title: str,
   settings: dict,
 ) -> None:
   """Writes audio and sidecar."""
+  from musiclm_jax.systems import provenance
+
   if candidate.score is not None:
     settings = settings | {
       "candidate": {
@@ -142,7 +147,8 @@ def _write(
       }
     }
   path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_wav(path, candidate.waveform, sample_rate_hz)
+  tags = provenance.tags(settings, title)
+  files.write_wav(path, candidate.waveform, sample_rate_hz, tags)
   # After the audio: a sidecar says that its file is whole.
   scratch = _sidecar(path).with_suffix(f".{os.getpid()}.writing")
   scratch.write_text(json.dumps(settings, indent=2) + "\n")
@@ -194,7 +200,13 @@ def generate(job: jobs.GenerateJob) -> None:
       )
       for item, kept in zip(batch, made):
         for path, candidate in zip(item.paths, kept):
-          _write(path, candidate, system.codec.sample_rate_hz, settings[item])
+          _write(
+            path,
+            candidate,
+            system.codec.sample_rate_hz,
+            item.prompt.label,
+            settings[item],
+          )
         bar.update()
   for item in items:
     for path in item.paths:
