@@ -7,11 +7,13 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from musiclm_jax.audio import files
 from musiclm_jax.cli import jobs, prompt_flags, sampling_flags
 from musiclm_jax.core import errors, progress
+from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.systems import prompts as prompts_lib
 from musiclm_jax.systems import stage_sampling
 
@@ -38,6 +40,7 @@ def _slug(prompt: str) -> str:
 
 def _items(job: jobs.GenerateJob) -> list[_Item]:
   """What to make, checked before anything is loaded."""
+  sampling_flags.check(job)
   prompts = prompt_flags.prompts(job)
   if not (math.isfinite(job.seconds) and job.seconds > 0):
     raise errors.UserError(
@@ -85,7 +88,11 @@ def _paths(path: str | os.PathLike, keep: int) -> tuple[pathlib.Path, ...]:
 
 
 def _settings(
-  item: _Item, job: jobs.GenerateJob, system: Any, melody: dict[str, str]
+  item: _Item,
+  job: jobs.GenerateJob,
+  system: Any,
+  sampling: Sequence[sampling_lib.SamplingConfig],
+  about: dict[str, Any],
 ) -> dict:
   """All that decides what an item sounds like."""
   from musiclm_jax.evaluation import summary
@@ -96,11 +103,11 @@ def _settings(
     choice = {"num_candidates": job.num_candidates, "keep": job.keep}
   return {
     **item.prompt.describe(),
-    **melody,
+    **about,
     "seed": item.seed,
     **choice,
     "seconds": job.seconds,
-    "sampling": stage_sampling.describe(sampling_flags.sampling(job)),
+    "sampling": stage_sampling.describe(sampling),
     "sample_rate_hz": system.codec.sample_rate_hz,
     "bundle_fingerprint": bundle.combined_fingerprint(system.fingerprints),
     "fingerprints": system.fingerprints,
@@ -163,20 +170,22 @@ def generate(job: jobs.GenerateJob) -> None:
       then.
   """
   items = _items(job)
-  sampling = sampling_flags.sampling(job)
-  melody, about_melody = None, {}
+  melody, about = None, {}
+  negative = prompt_flags.negative(job)
+  if negative is not None:
+    about["negative_prompt"] = negative.describe()
   if job.melody:
     from musiclm_jax.systems import melody_prompt
 
     melody = melody_prompt.read(job.melody)
-    about_melody = {"melody": job.melody, "melody_sha256": melody.sha256}
+    about |= {"melody": job.melody, "melody_sha256": melody.sha256}
   from musiclm_jax.systems import candidates, musiclm
 
   system = musiclm.MusicLM.load(job.bundle)
-  if melody is not None:
-    system.check_melody()
+  stages = system.stages_for(melody is not None)
+  sampling = sampling_flags.sampling(job, stages)
   settings = {
-    item: _settings(item, job, system, about_melody) for item in items
+    item: _settings(item, job, system, sampling, about) for item in items
   }
   todo = [item for item in items if not _is_done(item, settings[item])]
   name = f"generate {job.seconds:g} s"
@@ -197,6 +206,7 @@ def generate(job: jobs.GenerateJob) -> None:
         job.batch_size,
         melody,
         sampling=sampling,
+        negative=negative,
       )
       for item, kept in zip(batch, made):
         for path, candidate in zip(item.paths, kept):

@@ -116,6 +116,14 @@ class GenerateJob:
   top_p: str = _flag(
     "keep the likeliest codes of so much probability; as top_k", "1.0"
   )
+  guidance: str = _flag(
+    "weight of the prompt, 1 for none, one number for the stages that are told "
+    "it or three; needs stages trained with condition dropout",
+    "1.0",
+  )
+  negative_prompt: str = _flag(
+    "text or audio file that guided stages move away from; '' for none", ""
+  )
   num_candidates: int = _flag("made of each item; MuLan chooses", 1)
   keep: int = _flag("best candidates of each item that are written", 1)
   batch_size: int = _flag("candidates made at once", 8)
@@ -125,7 +133,7 @@ class GenerateJob:
   def __post_init__(self):
     for name in ("prompt", "audio_prompt", "mix"):
       object.__setattr__(self, name, _texts(getattr(self, name)))
-    for name in ("temperatures", "top_k", "top_p"):
+    for name in ("temperatures", "top_k", "top_p", "guidance"):
       object.__setattr__(self, name, _text(getattr(self, name)))
 
 

@@ -24,7 +24,7 @@ VERBS = {
   "import": ("import_encoder", "a public encoder as a semantic tokenizer"),
   "tokenize": ("tokenize", "turn a corpus into a token cache"),
   "bundle": ("bundle", "collect artefacts and stages for generation"),
-  "generate": ("generate", "text prompts to music"),
+  "generate": ("generate", "texts, audio or mixtures of them to music"),
   "describe": ("describe", "how a generated file was made"),
   "codec": ("codec", "audio files to files of acoustic codes and back"),
   "embed": ("embed", "audio files and texts to MuLan vectors"),

@@ -8,8 +8,24 @@ from musiclm_jax.systems import prompts as prompts_lib
 from musiclm_jax.systems import recordings
 
 
+def _content(text: str) -> str | recordings.Recording:
+  """A text, or the recording in a file; the ending tells one from the other."""
+  is_file = files.has_ending(text)
+  return recordings.Recording.read(text) if is_file else text
+
+
+def negative(job: jobs.GenerateJob) -> prompts_lib.Prompt | None:
+  """What is not wanted, or None.
+
+  Raises:
+    UserError: if it cannot be used.
+  """
+  text = job.negative_prompt.strip()
+  return prompts_lib.as_prompt(_content(text)) if text else None
+
+
 def _part(text: str) -> tuple[float, str | recordings.Recording]:
-  """'0.7:a flute' or '0.3:this.wav'; the ending tells a file from a text.
+  """'0.7:a flute' or '0.3:this.wav'.
 
   Raises:
     UserError: if there is no weight, or the file cannot be used.
@@ -24,10 +40,7 @@ def _part(text: str) -> tuple[float, str | recordings.Recording]:
       f"--mix={text}: expected WEIGHT:TEXT or WEIGHT:FILE, as '0.7:a flute' "
       "or '0.3:this.wav'"
     )
-  content = content.strip()
-  if files.has_ending(content):
-    return number, recordings.Recording.read(content)
-  return number, content
+  return number, _content(content.strip())
 
 
 def prompts(job: jobs.GenerateJob) -> list[prompts_lib.Prompt]:

@@ -2,7 +2,8 @@
 """Flags of the generate verb that have a value per stage."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from musiclm_jax.cli import jobs
 from musiclm_jax.core import errors
@@ -33,30 +34,61 @@ def _per_stage(
     raise errors.UserError(message)
   if not all(math.isfinite(value) and is_valid(value) for value in values):
     raise errors.UserError(message)
-  return values * 3 if len(values) == 1 else values
+  return values
 
 
-def sampling(
-  job: jobs.GenerateJob,
-) -> tuple[sampling_lib.SamplingConfig, ...]:
-  """How the stages draw.
+def check(job: jobs.GenerateJob) -> None:
+  """Refuses what does not fit, before anything is loaded.
 
   Raises:
     UserError: if a flag does not fit.
   """
-  temperatures = _per_stage(
-    "temperatures", job.temperatures, ">= 0", lambda value: value >= 0
+  guidance = _numbers(job)["guidance"]
+  if job.negative_prompt and all(value == 1 for value in guidance):
+    raise errors.UserError(
+      f"--negative_prompt needs --guidance above 1, got {job.guidance}"
+    )
+
+
+def _numbers(job: jobs.GenerateJob) -> dict[str, tuple[float, ...]]:
+  """One or three values of each flag."""
+
+  def read(name, wanted, is_valid):
+    return _per_stage(name, getattr(job, name), wanted, is_valid)
+
+  return {
+    "temperatures": read("temperatures", ">= 0", lambda x: x >= 0),
+    "top_k": read(
+      "top_k", "that are whole and >= 0", lambda x: x >= 0 and x == int(x)
+    ),
+    "top_p": read("top_p", "in (0, 1]", lambda x: 0 < x <= 1),
+    "guidance": read("guidance", ">= 0", lambda x: x >= 0),
+  }
+
+
+def sampling(
+  job: jobs.GenerateJob, stages: Mapping[str, Any]
+) -> tuple[sampling_lib.SamplingConfig, ...]:
+  """How the stages draw.
+
+  Args:
+    job: its flags.
+    stages: `stage_lm.StageLM`s in order. One number for guidance is meant for
+      those that are told what the prompt says.
+
+  Raises:
+    UserError: if a flag does not fit, or a stage cannot be guided.
+  """
+  numbers = _numbers(job)
+  if len(numbers["guidance"]) == 1:
+    (value,) = numbers["guidance"]
+    numbers["guidance"] = stage_sampling.spread_guidance(value, stages)
+  configs = tuple(
+    sampling_lib.SamplingConfig(temperature, int(top_k), top_p, guidance)
+    for temperature, top_k, top_p, guidance in zip(
+      *(x * 3 if len(x) == 1 else x for x in numbers.values())
+    )
   )
-  top_k = _per_stage(
-    "top_k",
-    job.top_k,
-    "that are whole and >= 0",
-    lambda value: value >= 0 and value == int(value),
-  )
-  top_p = _per_stage(
-    "top_p", job.top_p, "in (0, 1]", lambda value: 0 < value <= 1
-  )
-  return tuple(
-    sampling_lib.SamplingConfig(*values)
-    for values in zip(temperatures, map(int, top_k), top_p)
-  )
+  is_negative_given = bool(job.negative_prompt)
+  stage_sampling.check_guidance(configs, stages, is_negative_given)
+  return configs

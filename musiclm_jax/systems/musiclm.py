@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MusicLM: text prompts, perhaps with a melody, in; waveforms out.
+"""MusicLM: prompts, perhaps with a melody, in; waveforms out.
 
 Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
 (MusicLM sec. 3.2 and 4.1). A melody goes into another semantic stage, beside
@@ -145,6 +145,17 @@ class MusicLM:
       melody_stage,
     )
 
+  def stages_for(self, has_melody: bool) -> dict[str, stage_lm.StageLM]:
+    """The stages in order; the semantic one is told a melody if there is one.
+
+    Raises:
+      UserError: if there is no stage for it.
+    """
+    if not has_melody:
+      return dict(self.stages)
+    self.check_melody()
+    return {**self.stages, "semantic": self.melody_stage}
+
   def check_melody(self) -> None:
     """Raises UserError unless a melody can be given."""
     if self.melody is None or self.melody_stage is None:
@@ -163,6 +174,7 @@ class MusicLM:
     seed: int | Sequence[int] = 0,
     sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
     melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
+    negative: prompts_lib.AnyPrompt | None = None,
   ) -> Generation:
     """Makes music for each prompt.
 
@@ -175,24 +187,31 @@ class MusicLM:
         temperature.
       melody: that the music takes, one for all items or one per item; shorter
         than the music it is repeated, of a longer one the begin is used.
+      negative: prompt for all items that guided stages move away from.
 
     Returns:
       Waveforms of exactly `round(seconds * sample_rate_hz)` samples, codes.
 
     Raises:
-      UserError: if a prompt is empty, a number out of range, or a melody is
-        given to a system without a stage for it.
+      UserError: if a prompt is empty, a number out of range, a melody is given
+        to a system without a stage for it, or guidance is asked of a stage
+        that was not trained for it.
     """
     prompts = prompts_lib.as_prompts(prompts)
     self._check(seconds)
     sampling = stage_sampling.as_configs(sampling)
     seeds = item_seeds(seed, len(prompts))
-    melody_codes = None
+    stages = self.stages_for(melody is not None)
+    stage_sampling.check_guidance(sampling, stages, negative is not None)
+    melody_codes = negative_codes = None
     if melody is not None:
       melody_codes = self._melody_codes(melody, len(prompts), seconds)
     mulan_codes = prompts_lib.encode(self.mulan, prompts)
+    if negative is not None:
+      one = prompts_lib.encode(self.mulan, prompts_lib.as_prompts(negative))
+      negative_codes = np.repeat(one, len(prompts), axis=0)
     codes = self.generate_codes(
-      mulan_codes, seconds, seeds, sampling, melody_codes
+      mulan_codes, seconds, seeds, sampling, melody_codes, negative_codes
     )
     return Generation(
       self.decode(codes["acoustic"], seconds),
@@ -230,6 +249,7 @@ class MusicLM:
     seed: int | Sequence[int] = 0,
     sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
     melody_codes: np.ndarray | None = None,
+    negative_codes: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
     """Runs the three stages.
 
@@ -240,6 +260,8 @@ class MusicLM:
       sampling: see `generate`.
       melody_codes: int32 `[batch, windows, codebooks]`, a window a second
         (`melody_prompt.encode`); None for text alone.
+      negative_codes: int32 `[batch, 1, codebooks]`, MuLan codes that guided
+        stages move away from; None: they do without their dropped streams.
 
     Returns:
       Codes by stream that cover `seconds`, int32 `[batch, frames, codebooks]`.
@@ -253,17 +275,20 @@ class MusicLM:
     seeds = item_seeds(seed, mulan_codes.shape[0])
     whole_secs = _whole_secs(seconds)
     codes = {self.mulan.stream.name: mulan_codes}
-    stages = dict(self.stages)
+    stages = self.stages_for(melody_codes is not None)
+    stage_sampling.check_guidance(sampling, stages, negative_codes is not None)
     if melody_codes is not None:
-      self.check_melody()
       codes[self.melody.stream.name] = np.asarray(melody_codes, np.int32)
-      stages["semantic"] = self.melody_stage
+    negative = None
+    if negative_codes is not None:
+      negative = {self.mulan.stream.name: np.asarray(negative_codes, np.int32)}
     roots = [rng.root_key(item) for item in seeds]
     for (name, stage), config in zip(stages.items(), sampling):
       keys = jnp.stack([rng.named(root, name) for root in roots])
       run = stage.generate_parallel if name == "fine" else stage.generate_long
       stream = stage.target_stream
-      made = run(codes, stream.num_frames(whole_secs), config, keys)
+      frames = stream.num_frames(whole_secs)
+      made = run(codes, frames, config, keys, negative)
       if stage.spec.target.first_level:
         made = np.concatenate([codes[stream.name], made], axis=-1)
       codes[stream.name] = made

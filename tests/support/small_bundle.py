@@ -31,7 +31,9 @@ def random_params(spec, streams, transformer, seed=1):
       layout.shapes,
     )
   )["params"]
-  return tokenizer_artifacts.random_values(shapes, seed)
+  # Large enough for confident logits, in which the conditioning shows.
+  values = tokenizer_artifacts.random_values(shapes, seed)
+  return jax.tree.map(lambda leaf: 3 * leaf, values)
 
 
 def write_stage(directory, spec, streams, fingerprints, dropped_streams=()):

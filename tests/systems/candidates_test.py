@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a generation is told and which samples are kept, on a tiny bundle."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_bundle
@@ -13,6 +15,7 @@ from musiclm_jax.systems import (
   musiclm,
   prompts,
   recordings,
+  stage_sampling,
 )
 
 TEXTS = ["a slow piano piece", "loud brass march"]
@@ -20,7 +23,9 @@ TEXTS = ["a slow piano piece", "loud brass march"]
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory):
-  return musiclm.MusicLM.load(small_bundle.write(tmp_path_factory.mktemp("b")))
+  """Its semantic and coarse stage can be guided, the fine one cannot."""
+  directory = small_bundle.write(tmp_path_factory.mktemp("b"), ("mulan",))
+  return musiclm.MusicLM.load(directory)
 
 
 def tune(seed=0, secs=3.0, rate_hz=small.RATE_HZ):
@@ -102,6 +107,60 @@ def test_filters_of_a_stage_act_on_that_stage(system, plain):
     np.testing.assert_array_equal(codes[name], plain.codes[name])
   same = codes["acoustic"] == plain.codes["acoustic"]
   assert same[..., :1].all() and not same[..., 1:].all()
+
+
+def guided(guidance):
+  return tuple(
+    sampling.SamplingConfig(config.temperature, guidance=one)
+    for config, one in zip(stage_sampling.PUBLISHED, (guidance, guidance, 1.0))
+  )
+
+
+def test_guidance_of_an_item_does_not_depend_on_its_batch(system, plain):
+  both = system.generate(TEXTS, 1.0, [5, 6], guided(3.0)).codes
+  alone = system.generate(TEXTS[1], 1.0, 6, guided(3.0)).codes
+  assert_same({k: v[1:] for k, v in both.items()}, alone)
+  assert (both["semantic"] != plain.codes["semantic"]).any()
+
+
+def test_guidance_that_is_no_guidance_changes_nothing(system, plain):
+  assert_same(
+    system.generate(TEXTS, 1.0, [5, 6], guided(1.0)).codes, plain.codes
+  )
+  # Told and not told are the same: twice the rows, and the same codes.
+  alone = system.generate(
+    TEXTS[0], 1.0, 5, guided(3.0), negative=TEXTS[0]
+  ).codes
+  assert_same(alone, {k: v[:1] for k, v in plain.codes.items()})
+
+
+def test_a_stage_moves_away_from_nothing_or_from_what_is_not_wanted(system):
+  stage = system.stages["semantic"]
+  keys = jnp.stack([jax.random.key(2)] * 2)
+  mulan = np.array([[[0, 1, 2]], [[7, 6, 5]]], np.int32)
+
+  def made(guidance, negative=None):
+    config = sampling.SamplingConfig(guidance=guidance)
+    negative = None if negative is None else {"mulan": negative}
+    return stage.generate_long({"mulan": mulan}, 25, config, keys, negative)
+
+  told, unguided, guided = made(1.0), made(0.0), made(3.0)
+  assert (told[0] != told[1]).any()
+  # Without any weight the prompt does not count.
+  np.testing.assert_array_equal(unguided[0], unguided[1])
+  np.testing.assert_array_equal(made(3.0, mulan), told)
+  other = made(3.0, mulan[::-1])
+  assert len({x.tobytes() for x in (told[0], guided[0], other[0])}) == 3
+
+
+def test_stages_without_condition_dropout_refuse_guidance(system):
+  asked = [sampling.SamplingConfig(guidance=3.0)] * 3
+  with pytest.raises(errors.UserError, match="guidance=3 of the fine stage"):
+    system.generate(TEXTS[0], 1.0, 0, asked)
+  with pytest.raises(errors.UserError, match="negative prompt needs guidance"):
+    system.generate(TEXTS[0], 1.0, negative="drums")
+  stages = system.stages
+  assert stage_sampling.spread_guidance(3.0, stages) == (3.0, 3.0, 1.0)
 
 
 def test_a_mixture_of_one_is_that_prompt(system, plain):

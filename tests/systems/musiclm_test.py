@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax.core import errors, stages, streams
+from musiclm_jax.core import artifacts, errors, stages, streams
 from musiclm_jax.layers import transformer
 from musiclm_jax.networks import decoder_lm
 from musiclm_jax.partitioning import axes
@@ -176,6 +176,11 @@ def test_stage_survives_export_and_load(system, tmp_path):
   )
   loaded = stage_lm.StageLM.load(tmp_path / "s")
   assert loaded.spec == spec and loaded.tokenizers == {"mulan": "ab"}
+  # One that was written before stages could be guided.
+  artifact = artifacts.load(tmp_path / "s", stage_lm.KIND)
+  del artifact.config["spec"]["dropped_streams"]
+  artifacts.save(tmp_path / "old", "stage", artifact.config, artifact.arrays)
+  assert stage_lm.StageLM.load(tmp_path / "old").spec == spec
   codes = {
     "mulan": np.zeros((1, 1, 2), np.int32),
     "semantic": np.arange(6, dtype=np.int32).reshape(1, 6, 1),
