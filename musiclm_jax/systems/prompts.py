@@ -9,6 +9,7 @@ share one space (sec. 3.1).
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,10 +57,10 @@ class Part:
 
   @property
   def name(self) -> str:
-    """The text, or what the recording is called."""
+    """The text, or what the recording is called, without its folder."""
     if isinstance(self.content, str):
       return self.content
-    return self.content.name
+    return os.path.basename(self.content.name)
 
 
 @dataclasses.dataclass(frozen=True)

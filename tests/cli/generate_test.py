@@ -50,7 +50,8 @@ def test_all_kinds_of_prompts_with_candidates(bundle, stereo, tmp_path, capsys):
     "--negative_prompt=loud brass march",
   )
   assert run(*arguments) == 0
-  paths = list(map(pathlib.Path, capsys.readouterr().out.split()))
+  lines = capsys.readouterr().out.splitlines()
+  paths = [pathlib.Path(line) for line in lines if line.endswith(".wav")]
   assert len(paths) == 6 and paths == sorted(paths)
   assert paths[0] == tmp_path / "000_0.5s_a_slow_piano_1.wav"
   records = []
@@ -63,7 +64,9 @@ def test_all_kinds_of_prompts_with_candidates(bundle, stereo, tmp_path, capsys):
   # What is no text alone is not scored against a text by `evaluate`.
   assert "prompt" not in audio and "prompt" not in mixed
   (part,) = audio["prompt_parts"]
-  assert part["audio"] == str(stereo) and len(part["audio_sha256"]) == 64
+  # Not where it lies: the file may be shown to others.
+  assert part["audio"] == "this.wav" and len(part["audio_sha256"]) == 64
+  assert paths[2].name == "001_0.5s_this_wav_1.wav"
   assert [part["weight"] for part in mixed["prompt_parts"]] == [0.7, 0.3]
   assert [one["seed"] for one in records] == [3, 3, 4, 4, 5, 5]
   for first, second in zip(records[::2], records[1::2]):
@@ -78,7 +81,7 @@ def test_all_kinds_of_prompts_with_candidates(bundle, stereo, tmp_path, capsys):
   # Nothing is made again, and each file tells of itself.
   before = [path.read_bytes() for path in paths]
   assert run(*arguments) == 0
-  capsys.readouterr()
+  assert capsys.readouterr().out.splitlines() == list(map(str, paths))
   assert before == [path.read_bytes() for path in paths]
   assert run("describe", paths[0]) == 0
   told = json.loads(capsys.readouterr().out)
