@@ -5,12 +5,13 @@ import io
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import soundfile
 import soxr
 
+from musiclm_jax.audio import wav_tags
 from musiclm_jax.core import errors
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
@@ -225,7 +226,10 @@ def encode_flac(waveform: np.ndarray, sample_rate_hz: int) -> bytes:
 
 
 def write_wav(
-  path: str | os.PathLike, waveform: np.ndarray, sample_rate_hz: int
+  path: str | os.PathLike,
+  waveform: np.ndarray,
+  sample_rate_hz: int,
+  tags: Mapping[str, str] | None = None,
 ) -> None:
   """Writes 16-bit PCM WAV; the file appears whole or not at all.
 
@@ -233,6 +237,7 @@ def write_wav(
     path: target; its folder is made when missing.
     waveform: `[samples]` or `[samples, channels]`, clipped to [-1, 1].
     sample_rate_hz: rate.
+    tags: texts for the RIFF INFO chunk (`wav_tags.read` gives them).
 
   Raises:
     ValueError: if the waveform is empty, not finite or of another rank.
@@ -246,8 +251,10 @@ def write_wav(
     handle, scratch = tempfile.mkstemp(
       dir=path.parent, prefix=f".{path.name}.", suffix=".writing"
     )
-    with os.fdopen(handle, "wb") as file:
+    with os.fdopen(handle, "w+b") as file:
       soundfile.write(file, pcm, sample_rate_hz, format="WAV", subtype="PCM_16")
+      if tags:
+        wav_tags.append(file, tags)
     os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
     os.replace(scratch, path)
   except (OSError, soundfile.SoundFileError) as error:

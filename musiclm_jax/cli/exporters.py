@@ -400,5 +400,5 @@ class StageExporter:
       {ARTIFACT_OF_STREAM[name]: cache.fingerprints[name] for name in used},
       config.precision,
       config.aligned_conditioning,
-      metadata,
+      {**metadata, "condition_dropout_rate": config.condition_dropout_rate},
     )

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text prompts to music: one WAV file and one JSON sidecar per prompt.
+"""Prompts to music: one WAV file and one JSON sidecar per prompt.
+
+A prompt is a text, an audio file or a weighted mixture. Of several candidates
+MuLan keeps the best (docs/generating.md).
 
 With --melody, every item also takes the melody of an audio file, repeated where
 the music is longer. The bundle needs a stage for it
 (docs/melody_conditioning.md).
 
-The sidecar holds prompt, seed, temperatures, fingerprints and versions. With
---output_dir, files that are there already with the same settings are kept,
-so that a killed job goes on.
+The sidecar holds prompt, seed, sampling, fingerprints and versions; the file
+itself says most of it (musiclm describe). With --output_dir, files that are
+there already with the same settings are kept, so that a killed job goes on.
 """
 
 import argparse
@@ -19,6 +22,8 @@ EPILOG = """examples:
     --prompt="A gentle solo flute, slow and high." --output=out.wav
   musiclm generate --bundle=runs/quickstart/bundle --seconds=30 \\
     --prompts=prompts.txt --output_dir=samples
+  musiclm generate --bundle=runs/quickstart/bundle --num_candidates=8 \\
+    --mix="0.7:A flute." --mix=0.3:this.wav --output=out.wav
   musiclm generate --bundle=runs/melody/bundle --melody=hum.wav \\
     --prompt="A loud brass band." --output=out.wav"""
 

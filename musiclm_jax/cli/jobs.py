@@ -14,7 +14,9 @@ from musiclm_jax.core import errors
 
 
 def _text(value: Any) -> str:
-  """A comma-separated flag; gin files may give a sequence."""
+  """A comma-separated flag; gin files may give a sequence or a number."""
+  if isinstance(value, (int, float)):
+    return str(value)
   return value if isinstance(value, str) else ",".join(map(str, value))
 
 
@@ -93,6 +95,12 @@ class GenerateJob:
   bundle: str = _flag("folder of the bundle")
   prompt: tuple[str, ...] = _flag("texts", ())
   prompts: str = _flag("file with one text per line, or JSONL; '' for none", "")
+  audio_prompt: tuple[str, ...] = _flag(
+    "audio files that take the place of a text, an item each", ()
+  )
+  mix: tuple[str, ...] = _flag(
+    "part of one more item, as '0.7:a flute' or '0.3:this.wav'", ()
+  )
   max_prompts: int = _flag("use only the first so many; 0 takes all", 0)
   melody: str = _flag(
     "audio file, hummed or played, whose melody the items take; '' for none", ""
@@ -102,13 +110,31 @@ class GenerateJob:
   temperatures: str = _flag(
     "of the semantic, coarse and fine stage, comma-separated", "1.0,0.95,0.4"
   )
-  batch_size: int = _flag("items made at once", 8)
+  top_k: str = _flag(
+    "keep so many most likely codes, 0 for all; of each stage, or for all", "0"
+  )
+  top_p: str = _flag(
+    "keep the likeliest codes of so much probability; as top_k", "1.0"
+  )
+  guidance: str = _flag(
+    "weight of the prompt, 1 for none, one number for the stages that are told "
+    "it or three; needs stages trained with condition dropout",
+    "1.0",
+  )
+  negative_prompt: str = _flag(
+    "text or audio file that guided stages move away from; '' for none", ""
+  )
+  num_candidates: int = _flag("made of each item; MuLan chooses", 1)
+  keep: int = _flag("best candidates of each item that are written", 1)
+  batch_size: int = _flag("candidates made at once", 8)
   output: str = _flag("a WAV file, for one prompt; '' for none", "")
   output_dir: str = _flag("a folder, for any number; '' for none", "")
 
   def __post_init__(self):
-    object.__setattr__(self, "prompt", _texts(self.prompt))
-    object.__setattr__(self, "temperatures", _text(self.temperatures))
+    for name in ("prompt", "audio_prompt", "mix"):
+      object.__setattr__(self, name, _texts(getattr(self, name)))
+    for name in ("temperatures", "top_k", "top_p", "guidance"):
+      object.__setattr__(self, name, _text(getattr(self, name)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,14 +53,18 @@ class StageSpec:
     segments: in sequence order; the last is the target.
     crop_secs: seconds of audio in one training example (MusicLM sec. 4.1:
       30 semantic, 10 coarse, 3 fine).
+    dropped_streams: conditioning that some training examples hid as a whole,
+      and that guidance can therefore leave out.
   """
 
   name: str
   segments: tuple[Segment, ...]
   crop_secs: float
+  dropped_streams: tuple[str, ...] = ()
 
   def __post_init__(self):
     object.__setattr__(self, "segments", tuple(self.segments))
+    object.__setattr__(self, "dropped_streams", tuple(self.dropped_streams))
     if not self.segments:
       raise ValueError(f"segments of stage {self.name!r}: expected at least 1")
     if not self.crop_secs > 0:
@@ -68,9 +72,23 @@ class StageSpec:
         f"crop_secs={self.crop_secs} of stage {self.name!r}: expected > 0"
       )
 
+    known = self.conditioning_streams
+    for stream in self.dropped_streams:
+      if stream not in known:
+        raise ValueError(
+          f"dropped_streams={self.dropped_streams} of stage {self.name!r}: "
+          f"expected some of its conditioning, {list(known)}"
+        )
+
   @property
   def target(self) -> Segment:
     return self.segments[-1]
+
+  @property
+  def conditioning_streams(self) -> tuple[str, ...]:
+    """Streams before the target."""
+    names = [segment.stream for segment in self.segments[:-1]]
+    return tuple(dict.fromkeys(names))
 
 
 class StageLayout:
@@ -78,8 +96,9 @@ class StageLayout:
 
   Ids: 0 padding, 1 begin of sequence, then `codebook_size` ids for each
   (segment, level) in sequence order, so that no two levels share an id.
-  The vocabulary does not depend on the duration. Sequences are time-major:
-  all levels of frame 0, then of frame 1 (AudioLM sec. III-C).
+  The vocabulary does not depend on the duration. A stage with dropped streams
+  has one id more, the last, which stands for a token of theirs. Sequences are
+  time-major: all levels of frame 0, then of frame 1 (AudioLM sec. III-C).
 
   Attributes:
     spec: the stage.
@@ -119,7 +138,7 @@ class StageLayout:
       self._offsets.append(offset + levels * stream.codebook_size)
       self._frames.append(stream.num_frames(self.secs))
       offset += segment.num_levels * stream.codebook_size
-    self.vocab_size = int(offset)
+    self.vocab_size = int(offset) + bool(spec.dropped_streams)
     lengths = [
       frames * segment.num_levels
       for frames, segment in zip(self._frames, spec.segments)
@@ -187,6 +206,26 @@ class StageLayout:
     tokens = codes + self._offsets[index].astype(codes.dtype)
     tokens = tokens * (codes >= 0)  # PAD_ID is 0.
     return tokens.reshape(*codes.shape[:-2], -1)
+
+  def drop(self, tokens):
+    """Tokens `[..., length]` with those of dropped streams hidden.
+
+    Padding stays padding. numpy or jax; target tokens and BOS stay.
+
+    Raises:
+      ValueError: if the stage has no dropped streams.
+    """
+    if not self.spec.dropped_streams:
+      raise ValueError(
+        f"dropped_streams=() of stage {self.spec.name!r}: expected some"
+      )
+    is_dropped = tokens < 0
+    for segment, offsets in zip(self.spec.segments[:-1], self._offsets):
+      if segment.stream in self.spec.dropped_streams:
+        size = self.streams[segment.stream].codebook_size
+        first, end = int(offsets[0]), int(offsets[-1]) + size
+        is_dropped |= (tokens >= first) & (tokens < end)
+    return tokens + is_dropped * (self.vocab_size - 1 - tokens)
 
   def encode(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
     """Codes by stream name, `[batch, frames, codebooks]`, to `[batch, length]`.

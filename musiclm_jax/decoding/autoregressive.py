@@ -37,7 +37,8 @@ def decode(
     logits_fn: `(hidden, level) -> float32 [batch, codebook_size]`; the level
       is traced.
     cache: opaque, filled with the prefix.
-    hidden: `[batch, embed]` of the last prefix position.
+    hidden: `[rows, embed]` of the last prefix position; as many rows as
+      `logits_fn` takes, `batch` unless there is guidance.
     keys: typed keys `[batch]`.
     first_positions: int32 `[batch]`, target position (in tokens, from the
       start of the item) of the first code; only randomness depends on it.
@@ -53,7 +54,7 @@ def decode(
   """
   offsets = jnp.asarray(offsets, jnp.int32)
   num_levels = offsets.shape[0]
-  batch = hidden.shape[0]
+  batch = keys.shape[0]
 
   def body(carry, index):
     cache, hidden = carry

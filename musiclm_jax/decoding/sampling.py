@@ -2,6 +2,7 @@
 """Sampling: logits and per-item keys in, codes out."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +16,31 @@ class SamplingConfig:
     temperature: divides the logits; 0 takes the most likely code.
     top_k: keeps the k most likely codes; 0 keeps all.
     top_p: keeps the fewest codes that hold this much probability.
+    guidance: weight of the conditioning against the same without it, or with
+      another in its place (`decoding/guidance.py`); 1 is without guidance.
   """
 
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  guidance: float = 1.0
 
   def __post_init__(self):
-    if not self.temperature >= 0:
-      raise ValueError(f"temperature={self.temperature}: expected >= 0")
+    for name in ("temperature", "guidance"):
+      value = getattr(self, name)
+      if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value}: expected a finite number >= 0")
     if self.top_k < 0:
       raise ValueError(f"top_k={self.top_k}: expected >= 0")
     if not 0 < self.top_p <= 1:
       raise ValueError(f"top_p={self.top_p}: expected in (0, 1]")
+
+
+def as_config(sampling: SamplingConfig | float) -> SamplingConfig:
+  """`sampling`, of which a number is the temperature."""
+  if isinstance(sampling, SamplingConfig):
+    return sampling
+  return SamplingConfig(float(sampling))
 
 
 def position_keys(item_keys: jax.Array, positions: jax.Array) -> jax.Array:

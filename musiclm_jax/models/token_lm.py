@@ -30,6 +30,10 @@ class TokenLMConfig:
     conditioning_dropout_rate: share of conditioning tokens that training
       hides, each on its own: a few hundred clips are else told apart by their
       MuLan codes, and text does not find all codes of audio.
+    condition_dropout_rate: share of examples of which training hides all
+      tokens of `dropped_streams` together, behind an id of its own. Without
+      it a stage cannot be guided (`decoding/guidance.py`).
+    dropped_streams: conditioning it hides; becomes part of the spec.
     target_dropout_rate: share of earlier target tokens that training hides,
       which teaches the stage to rely on its conditioning too.
     label_smoothing: share of the target spread over all codes.
@@ -49,6 +53,8 @@ class TokenLMConfig:
   transformer: transformer.TransformerConfig
   aligned_conditioning: bool = False
   conditioning_dropout_rate: float = 0.0
+  condition_dropout_rate: float = 0.0
+  dropped_streams: tuple[str, ...] = ("mulan",)
   target_dropout_rate: float = 0.0
   label_smoothing: float = 0.0
   z_loss: float = 0.0
@@ -61,6 +67,7 @@ class TokenLMConfig:
     object.__setattr__(self, "streams", tuple(self.streams))
     for name in (
       "conditioning_dropout_rate",
+      "condition_dropout_rate",
       "target_dropout_rate",
       "label_smoothing",
     ):
@@ -81,6 +88,16 @@ class TokenLMConfig:
     for name in ("z_loss", "loss_chunk"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 0")
+    if self.condition_dropout_rate:
+      spec = dataclasses.replace(
+        self.spec, dropped_streams=tuple(self.dropped_streams)
+      )
+      object.__setattr__(self, "spec", spec)
+      if not spec.dropped_streams:
+        raise ValueError(
+          f"dropped_streams=() with condition_dropout_rate="
+          f"{self.condition_dropout_rate}: expected at least one"
+        )
 
   @property
   def layout(self) -> stages_lib.StageLayout:
@@ -166,7 +183,7 @@ class TokenLM:
     rngs = None
     if dropout_key is not None:
       rngs = {"dropout": dropout_key}
-      tokens = self._hide(tokens, rng.named(dropout_key, "tokens"))
+      tokens = self.hide(batch, dropout_key)
     return self.network.apply(
       {"params": self._gathered(variables["params"])},
       tokens,
@@ -211,19 +228,38 @@ class TokenLM:
       chunk_frames=-(-self.config.loss_chunk // self.layout.num_target_levels),
     )
 
-  def _hide(self, tokens: jax.Array, key: jax.Array) -> jax.Array:
-    """Input tokens with some, never BOS, replaced by padding."""
-    config, position = self.config, np.arange(self.layout.length)
+  def hide(self, batch: protocols.Batch, dropout_key: jax.Array) -> jax.Array:
+    """Input tokens `[batch, length]` of which training hides some.
+
+    Of some examples all of `dropped_streams`, behind one id; of the others
+    some tokens, never BOS, behind padding.
+    """
+    config, tokens = self.config, batch["decoder_input_tokens"]
+    position = np.arange(self.layout.length)
     rates = np.where(
       position <= self.layout.target_start,
       config.conditioning_dropout_rate,
       config.target_dropout_rate,
     )
     rates[0] = 0.0
-    if not rates.any():
-      return tokens
-    hidden = jax.random.uniform(key, tokens.shape) < rates
-    return jnp.where(hidden, stages_lib.PAD_ID, tokens)
+    shown = tokens
+    if rates.any():
+      key = rng.named(dropout_key, "tokens")
+      hidden = jax.random.uniform(key, tokens.shape) < rates
+      shown = jnp.where(hidden, stages_lib.PAD_ID, tokens)
+    if not config.condition_dropout_rate:
+      return shown
+    key = rng.named(dropout_key, "conditions")
+    if config.packed:
+      ids = batch["decoder_segment_ids"]  # No row has more examples than this.
+      drawn = jax.random.uniform(key, (len(ids), self.layout.length + 1))
+      drawn = jnp.take_along_axis(drawn, ids, axis=1)
+    else:
+      drawn = jax.random.uniform(key, (len(tokens), 1))
+    dropped = self.layout.drop(tokens)
+    is_dropped = (drawn < config.condition_dropout_rate) & (dropped != tokens)
+    # Decoding leaves out all or nothing, so no token of these is padding.
+    return jnp.where(is_dropped, dropped, shown)
 
   def loss(
     self,

@@ -6,6 +6,7 @@ known to fit together. The parts of melody conditioning may be missing.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -41,6 +42,14 @@ class Bundle:
   paths: dict[str, pathlib.Path]
   fingerprints: dict[str, str]
   versions: dict[str, str]
+
+
+def combined_fingerprint(fingerprints: Mapping[str, str]) -> str:
+  """One hex hash (16 digits) for all parts; '' for none."""
+  if not fingerprints:
+    return ""
+  lines = "".join(f"{k} {v}\n" for k, v in sorted(fingerprints.items()))
+  return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def _check_tokenizers(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MusicLM: text prompts, perhaps with a melody, in; waveforms out.
+"""MusicLM: prompts, perhaps with a melody, in; waveforms out.
 
 Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
 (MusicLM sec. 3.2 and 4.1). A melody goes into another semantic stage, beside
@@ -17,10 +17,9 @@ import numpy as np
 
 from musiclm_jax.core import errors, rng
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import melody_prompt, stage_lm
+from musiclm_jax.systems import melody_prompt, stage_lm, stage_sampling
+from musiclm_jax.systems import prompts as prompts_lib
 
-# MusicLM sec. 4.1: semantic, coarse, fine.
-TEMPERATURES = (1.0, 0.95, 0.4)
 # Durations are generated in whole multiples and trimmed: few shapes to compile,
 # and frames of all streams end at the same time.
 QUANTUM_SECS = 1.0
@@ -146,6 +145,17 @@ class MusicLM:
       melody_stage,
     )
 
+  def stages_for(self, has_melody: bool) -> dict[str, stage_lm.StageLM]:
+    """The stages in order; the semantic one is told a melody if there is one.
+
+    Raises:
+      UserError: if there is no stage for it.
+    """
+    if not has_melody:
+      return dict(self.stages)
+    self.check_melody()
+    return {**self.stages, "semantic": self.melody_stage}
+
   def check_melody(self) -> None:
     """Raises UserError unless a melody can be given."""
     if self.melody is None or self.melody_stage is None:
@@ -159,46 +169,49 @@ class MusicLM:
 
   def generate(
     self,
-    prompts: str | Sequence[str],
+    prompts: prompts_lib.AnyPrompt | Sequence[prompts_lib.AnyPrompt],
     seconds: float,
     seed: int | Sequence[int] = 0,
-    temperatures: Sequence[float] = TEMPERATURES,
+    sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
     melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
+    negative: prompts_lib.AnyPrompt | None = None,
   ) -> Generation:
     """Makes music for each prompt.
 
     Args:
-      prompts: one text, or one per item.
+      prompts: one text, recording or `prompts.Prompt`, or one per item.
       seconds: duration; beyond a stage's crop by continuation.
       seed: one per item, or one int: item i then has `seed + i`. An item
         depends on its own prompt and seed only, not on its neighbours.
-      temperatures: semantic, coarse, fine.
+      sampling: of the semantic, coarse and fine stage; a number is the
+        temperature.
       melody: that the music takes, one for all items or one per item; shorter
         than the music it is repeated, of a longer one the begin is used.
+      negative: prompt for all items that guided stages move away from.
 
     Returns:
       Waveforms of exactly `round(seconds * sample_rate_hz)` samples, codes.
 
     Raises:
-      UserError: if a prompt is empty, a number out of range, or a melody is
-        given to a system without a stage for it.
+      UserError: if a prompt is empty, a number out of range, a melody is given
+        to a system without a stage for it, or guidance is asked of a stage
+        that was not trained for it.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts:
-      raise errors.UserError("no prompt given: expected at least one")
-    for index, prompt in enumerate(prompts):
-      if not isinstance(prompt, str) or not prompt.strip():
-        raise errors.UserError(
-          f"prompt {index} is {prompt!r}: expected a non-empty text"
-        )
-    self._check(seconds, temperatures)
+    prompts = prompts_lib.as_prompts(prompts)
+    self._check(seconds)
+    sampling = stage_sampling.as_configs(sampling)
     seeds = item_seeds(seed, len(prompts))
-    melody_codes = None
+    stages = self.stages_for(melody is not None)
+    stage_sampling.check_guidance(sampling, stages, negative is not None)
+    melody_codes = negative_codes = None
     if melody is not None:
       melody_codes = self._melody_codes(melody, len(prompts), seconds)
-    mulan_codes = self.mulan.encode_text(prompts)
+    mulan_codes = prompts_lib.encode(self.mulan, prompts)
+    if negative is not None:
+      one = prompts_lib.encode(self.mulan, prompts_lib.as_prompts(negative))
+      negative_codes = np.repeat(one, len(prompts), axis=0)
     codes = self.generate_codes(
-      mulan_codes, seconds, seeds, temperatures, melody_codes
+      mulan_codes, seconds, seeds, sampling, melody_codes, negative_codes
     )
     return Generation(
       self.decode(codes["acoustic"], seconds),
@@ -223,24 +236,20 @@ class MusicLM:
       )
     return melody_prompt.encode(self.melody, melody, _whole_secs(seconds))
 
-  def _check(self, seconds: float, temperatures: Sequence[float]) -> None:
+  def _check(self, seconds: float) -> None:
     if not (math.isfinite(seconds) and seconds > 0):
       raise errors.UserError(f"seconds={seconds}: expected a positive number")
     if round(seconds * self.codec.sample_rate_hz) < 1:
       raise errors.UserError(f"seconds={seconds}: shorter than one sample")
-    if len(temperatures) != 3 or not all(t >= 0 for t in temperatures):
-      raise errors.UserError(
-        f"temperatures={tuple(temperatures)}: expected three numbers >= 0 "
-        "(semantic, coarse, fine)"
-      )
 
   def generate_codes(
     self,
     mulan_codes: np.ndarray,
     seconds: float,
     seed: int | Sequence[int] = 0,
-    temperatures: Sequence[float] = TEMPERATURES,
+    sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
     melody_codes: np.ndarray | None = None,
+    negative_codes: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
     """Runs the three stages.
 
@@ -248,9 +257,11 @@ class MusicLM:
       mulan_codes: int32 `[batch, 1, codebooks]`, of text or audio.
       seconds: see `generate`.
       seed: see `generate`.
-      temperatures: see `generate`.
+      sampling: see `generate`.
       melody_codes: int32 `[batch, windows, codebooks]`, a window a second
         (`melody_prompt.encode`); None for text alone.
+      negative_codes: int32 `[batch, 1, codebooks]`, MuLan codes that guided
+        stages move away from; None: they do without their dropped streams.
 
     Returns:
       Codes by stream that cover `seconds`, int32 `[batch, frames, codebooks]`.
@@ -258,22 +269,26 @@ class MusicLM:
     Raises:
       UserError: if a number is out of range.
     """
-    self._check(seconds, temperatures)
+    self._check(seconds)
+    sampling = stage_sampling.as_configs(sampling)
     mulan_codes = np.asarray(mulan_codes, np.int32)
     seeds = item_seeds(seed, mulan_codes.shape[0])
     whole_secs = _whole_secs(seconds)
     codes = {self.mulan.stream.name: mulan_codes}
-    stages = dict(self.stages)
+    stages = self.stages_for(melody_codes is not None)
+    stage_sampling.check_guidance(sampling, stages, negative_codes is not None)
     if melody_codes is not None:
-      self.check_melody()
       codes[self.melody.stream.name] = np.asarray(melody_codes, np.int32)
-      stages["semantic"] = self.melody_stage
+    negative = None
+    if negative_codes is not None:
+      negative = {self.mulan.stream.name: np.asarray(negative_codes, np.int32)}
     roots = [rng.root_key(item) for item in seeds]
-    for (name, stage), temperature in zip(stages.items(), temperatures):
+    for (name, stage), config in zip(stages.items(), sampling):
       keys = jnp.stack([rng.named(root, name) for root in roots])
       run = stage.generate_parallel if name == "fine" else stage.generate_long
       stream = stage.target_stream
-      made = run(codes, stream.num_frames(whole_secs), temperature, keys)
+      frames = stream.num_frames(whole_secs)
+      made = run(codes, frames, config, keys, negative)
       if stage.spec.target.first_level:
         made = np.concatenate([codes[stream.name], made], axis=-1)
       codes[stream.name] = made

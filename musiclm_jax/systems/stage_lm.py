@@ -13,7 +13,7 @@ from musiclm_jax.core import artifacts, errors
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
-from musiclm_jax.decoding import autoregressive, continuation
+from musiclm_jax.decoding import autoregressive, continuation, guidance
 from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
@@ -106,7 +106,10 @@ def generate_program(
   num_frames: int,
   sampling: sampling_lib.SamplingConfig,
 ) -> jax.Array:
-  """Prefill, then the decode loop, as one program."""
+  """Prefill, then the decode loop, as one program.
+
+  With guidance, `tokens` has twice the rows of `keys` (`decoding/guidance.py`).
+  """
   hidden, state = network.apply(
     {"params": params},
     tokens,
@@ -129,6 +132,8 @@ def generate_program(
       {"params": params}, hidden, level, method="level_logits"
     )
 
+  if tokens.shape[0] != keys.shape[0]:
+    step, logits = guidance.guided(step, logits, sampling.guidance)
   codes, _ = autoregressive.decode(
     step,
     logits,
@@ -288,12 +293,11 @@ class StageLM:
     conditioning: Mapping[str, np.ndarray],
     prefix: np.ndarray | None,
     num_frames: int,
-    temperature: float,
+    sampling: sampling_lib.SamplingConfig | float,
     keys: jax.Array,
     first_frames: np.ndarray | int = 0,
     forced: np.ndarray | None = None,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    negative: Mapping[str, np.ndarray] | None = None,
   ) -> np.ndarray:
     """Samples one window.
 
@@ -302,35 +306,37 @@ class StageLM:
         int32 `[batch, frames, codebooks]`.
       prefix: known leading target codes `[batch, frames, levels]`, or None.
       num_frames: frames after the prefix.
-      temperature: 0 takes the most likely code.
+      sampling: how codes are drawn; a number is the temperature.
       keys: typed keys `[batch]`.
       first_frames: frame of the item at which the window starts, one for all
         or `[batch]`; only randomness depends on it.
       forced: given codes of the first frames after the prefix, `[batch,
         frames, levels]`: part of the result, and not compiled in as the
         length of `prefix` is.
-      top_k: see `sampling.SamplingConfig`.
-      top_p: see `sampling.SamplingConfig`.
+      negative: with guidance, codes that take the place of others in the rows
+        it moves away from, of streams without frames; without any that the
+        stage is told, those rows lack its dropped streams.
 
     Returns:
       int32 `[batch, num_frames, levels]`, without the prefix.
+
+    Raises:
+      ValueError: if frames do not fit, or guidance is asked of a stage without
+        dropped streams.
     """
+    sampling = sampling_lib.as_config(sampling)
     known = 0 if prefix is None else prefix.shape[1]
     layout = self._layout(known + num_frames)
     levels = layout.num_target_levels
     batch = keys.shape[0]
-    parts = [np.full((batch, 1), stages_lib.BOS_ID, np.int32)]
-    for index, segment in enumerate(self.spec.segments[:-1]):
-      codes = np.asarray(conditioning[segment.stream])
-      if codes.shape[1] != layout.segment_frames(index):
-        raise ValueError(
-          f"{segment.stream!r} codes have shape {codes.shape}: expected "
-          f"{layout.segment_frames(index)} frames for stage {self.spec.name!r}"
-        )
-      parts.append(layout.encode_segment(index, codes))
-    if known:
-      tokens = np.asarray(prefix) + layout.target_offsets
-      parts.append(tokens.reshape(batch, -1))
+    tokens = self._prefix_tokens(layout, conditioning, prefix, batch)
+    if sampling.guidance != 1:
+      if set(negative or ()) & set(self.spec.conditioning_streams):
+        told = {**conditioning, **negative}
+        other = self._prefix_tokens(layout, told, prefix, batch)
+      else:
+        other = layout.drop(tokens)
+      tokens = np.concatenate([tokens, other])
     given = np.zeros((batch, num_frames, levels), np.int32)
     num_forced = 0
     if forced is not None:
@@ -340,16 +346,38 @@ class StageLM:
     return np.asarray(
       self._generate(
         self._params,
-        np.concatenate(parts, axis=1).astype(np.int32),
+        tokens,
         keys,
         np.broadcast_to(first, (batch,)).astype(np.int32),
         given,
         np.int32(num_forced),
         shapes=layout.shapes,
         num_frames=num_frames,
-        sampling=sampling_lib.SamplingConfig(temperature, top_k, top_p),
+        sampling=sampling,
       )
     )
+
+  def _prefix_tokens(
+    self,
+    layout: stages_lib.StageLayout,
+    conditioning: Mapping[str, np.ndarray],
+    prefix: np.ndarray | None,
+    batch: int,
+  ) -> np.ndarray:
+    """BOS, conditioning and known target, int32 `[batch, length]`."""
+    parts = [np.full((batch, 1), stages_lib.BOS_ID, np.int32)]
+    for index, segment in enumerate(self.spec.segments[:-1]):
+      codes = np.asarray(conditioning[segment.stream])
+      if codes.shape[1] != layout.segment_frames(index):
+        raise ValueError(
+          f"{segment.stream!r} codes have shape {codes.shape}: expected "
+          f"{layout.segment_frames(index)} frames for stage {self.spec.name!r}"
+        )
+      parts.append(layout.encode_segment(index, codes))
+    if prefix is not None and prefix.shape[1]:
+      tokens = np.asarray(prefix) + layout.target_offsets
+      parts.append(tokens.reshape(batch, -1))
+    return np.concatenate(parts, axis=1).astype(np.int32)
 
   def _generate_program(
     self,
@@ -405,8 +433,9 @@ class StageLM:
     self,
     conditioning: Mapping[str, np.ndarray],
     total_frames: int,
-    temperature: float,
+    sampling: sampling_lib.SamplingConfig | float,
     keys: jax.Array,
+    negative: Mapping[str, np.ndarray] | None = None,
   ) -> np.ndarray:
     """Any length: half of each window is the end of the one before.
 
@@ -416,8 +445,9 @@ class StageLM:
       conditioning: codes by stream over the whole item; of a stream with
         windows all that are stored, `stride_secs` apart.
       total_frames: target frames to make.
-      temperature: see `generate`.
+      sampling: see `generate`.
       keys: typed keys `[batch]`.
+      negative: see `generate`.
 
     Returns:
       int32 `[batch, total_frames, levels]`.
@@ -439,10 +469,11 @@ class StageLM:
         self._conditioning(conditioning, window),
         prefix,
         new_frames,
-        temperature,
+        sampling,
         keys,
         window.start,
         forced,
+        negative,
       )
       return codes if forced is None else codes[:, forced.shape[1] :]
 
@@ -452,8 +483,9 @@ class StageLM:
     self,
     conditioning: Mapping[str, np.ndarray],
     total_frames: int,
-    temperature: float,
+    sampling: sampling_lib.SamplingConfig | float,
     keys: jax.Array,
+    negative: Mapping[str, np.ndarray] | None = None,
   ) -> np.ndarray:
     """Any length, in independent windows decoded side by side.
 
@@ -462,7 +494,9 @@ class StageLM:
     """
     plan = continuation.plan_windows(total_frames, self.window_frames, 0)
     batch = keys.shape[0]
-    per_call = max(1, MAX_ROWS // batch)
+    sampling = sampling_lib.as_config(sampling)
+    rows = batch if sampling.guidance == 1 else 2 * batch
+    per_call = max(1, MAX_ROWS // rows)
     parts = []
     for start in range(0, len(plan), per_call):
       chunk = list(plan[start : start + per_call])
@@ -473,9 +507,13 @@ class StageLM:
         {name: np.concatenate([cut[name] for cut in cuts]) for name in cuts[0]},
         None,
         chunk[0].num_frames,
-        temperature,
+        sampling,
         jnp.tile(keys, len(chunk)),
         np.repeat([window.start for window in chunk], batch),
+        negative={
+          name: np.concatenate([array] * len(chunk))
+          for name, array in (negative or {}).items()
+        },
       )
       parts += np.split(codes, len(chunk))
     return continuation.join_windows(plan, parts)

@@ -425,14 +425,18 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
     return rvq.encode(np.asarray(embeddings), self.codebooks)[:, None]
 
   def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts to int32 `[batch, 1, codebooks]`, what generation starts from.
+    """Texts to int32 `[batch, 1, codebooks]`, what generation starts from."""
+    return self.quantize(self.embed_prompt_text(texts))
+
+  def embed_prompt_text(self, texts: Sequence[str]) -> np.ndarray:
+    """Texts to float32 `[batch, output_dim]`, as generation takes them.
 
     Here alone the text mapper is used: scores compare the towers as they are.
     """
     embeddings = self.embed_text(texts)
     if self.text_mapper is not None:
       embeddings = self.text_mapper(embeddings)
-    return self.quantize(embeddings)
+    return embeddings
 
   def encode(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
     """Waveforms, as `embed_windows`, to int32 `[batch, 1, codebooks]`."""

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage layouts: published lengths, round trips, disjoint ids."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -82,6 +85,37 @@ def test_padding_becomes_pad_id():
   layout = stages.StageLayout(stages.semantic_stage(), STREAMS, secs=1.0)
   codes = np.full((1, 25, 1), -1, np.int32)
   assert (layout.encode_segment(1, codes) == stages.PAD_ID).all()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_dropped_streams_share_one_id_behind_all_others(kind):
+  plain = stages.StageLayout(stages.coarse_stage(), STREAMS, secs=1.0)
+  spec = dataclasses.replace(plain.spec, dropped_streams=("mulan",))
+  layout = stages.StageLayout(spec, STREAMS, secs=1.0)
+  assert layout.vocab_size == plain.vocab_size + 1
+  codes = _random_codes(layout)
+  codes["mulan"][0, 0, 3] = -1
+  tokens = layout.encode(codes)
+  np.testing.assert_array_equal(tokens, plain.encode(codes))
+  dropped = layout.drop(kind(tokens))
+  expected = np.full((2, 12), plain.vocab_size)
+  expected[0, 3] = stages.PAD_ID
+  np.testing.assert_array_equal(dropped[:, :12], expected)
+  np.testing.assert_array_equal(dropped[:, 12:], tokens[:, 12:])
+  with pytest.raises(ValueError, match="dropped_streams=()"):
+    plain.drop(tokens)
+  with pytest.raises(ValueError, match="'melody'.*'mulan', 'semantic'"):
+    dataclasses.replace(spec, dropped_streams=("melody",))
+  # Of a stream that is condition and target, the target stays.
+  fine = stages.StageLayout(
+    dataclasses.replace(stages.fine_stage(), dropped_streams=("acoustic",)),
+    STREAMS,
+    secs=1.0,
+  )
+  tokens = fine.encode(_random_codes(fine))
+  changed = fine.drop(tokens) != tokens
+  assert changed[:, : fine.target_start].all()
+  assert not changed[:, fine.target_start :].any()
 
 
 def test_errors_name_what_is_wrong():

@@ -198,6 +198,75 @@ def test_hidden_tokens_are_those_of_the_named_part():
   )
 
 
+def test_dropped_conditions_are_hidden_together_or_not_at_all():
+  model = _model(
+    condition_dropout_rate=0.5,
+    conditioning_dropout_rate=0.3,
+    dropped_streams=("mulan", "semantic"),
+  )
+  told = _model(condition_dropout_rate=0.5, dropped_streams=("mulan",))
+  batch = _batch(model)
+  layout, start = model.layout, model.layout.target_start
+  assert model.config.spec.dropped_streams == ("mulan", "semantic")
+  inputs = batch["decoder_input_tokens"]
+  seen = jax.vmap(lambda key: model.hide(batch, key))(
+    jax.random.split(jax.random.key(1), 200)
+  ).reshape(400, -1)
+  is_dropped = (seen == layout.vocab_size - 1)[:, 1 : start + 1]
+  assert (is_dropped.all(1) | ~is_dropped.any(1)).all()
+  assert 0.4 < is_dropped.all(1).mean() < 0.6
+  rest = np.asarray(seen)[~is_dropped.all(1)]
+  hidden = (rest == stages.PAD_ID)[:, 1 : start + 1]
+  assert 0.2 < hidden.mean() < 0.4
+  # Target tokens and BOS are never hidden, nor is what is not named.
+  assert (
+    np.asarray(seen).reshape(200, 2, -1)[..., start + 1 :]
+    == inputs[:, start + 1 :]
+  ).all()
+  one = np.asarray(told.hide(batch, jax.random.key(3)))
+  np.testing.assert_array_equal(one[:, 3:], inputs[:, 3:])
+  # Nothing is hidden from what is scored.
+  variables = _init(told, batch)
+  loss = jax.jit(told.loss, static_argnums=4)
+  changed = told.layout.drop(batch["decoder_input_tokens"])
+  scores = [
+    float(loss(variables, one, jax.random.key(0), 0, False)[0])
+    for one in (batch, dict(batch, decoder_input_tokens=changed))
+  ]
+  assert scores[0] != scores[1]
+
+
+def test_packed_examples_drop_their_conditions_each_on_its_own():
+  model = _model(
+    packed=True, condition_dropout_rate=0.5, dropped_streams=("semantic",)
+  )
+  rng = np.random.default_rng(0)
+  batch = _batch(model)
+  ids = rng.integers(1, 4, (2, 1)) + (np.arange(model.layout.length) >= 4)
+  batch["decoder_segment_ids"] = ids.astype(np.int32)
+  inputs = batch["decoder_input_tokens"]
+  changed = np.asarray(
+    jax.vmap(lambda key: model.hide(batch, key))(
+      jax.random.split(jax.random.key(1), 64)
+    )
+    != inputs
+  )
+  # Semantic tokens are at 3 to 6, of which one is the first example's.
+  assert not changed[..., :3].any() and not changed[..., 7:].any()
+  first, second = changed[..., 3], changed[..., 4:7]
+  assert (second.all(-1) | ~second.any(-1)).all()
+  pairs = {
+    (bool(a), bool(b)) for a, b in zip(first.ravel(), second[..., 0].ravel())
+  }
+  assert len(pairs) == 4
+
+
 def test_bad_rates_are_named():
+  with pytest.raises(ValueError, match="condition_dropout_rate=1.0"):
+    _model(condition_dropout_rate=1.0)
+  with pytest.raises(ValueError, match="dropped_streams=.'melody',."):
+    _model(condition_dropout_rate=0.1, dropped_streams=("melody",))
+  with pytest.raises(ValueError, match="expected at least one"):
+    _model(condition_dropout_rate=0.1, dropped_streams=())
   with pytest.raises(ValueError, match="target_dropout_rate=1.0"):
     _model(target_dropout_rate=1.0)

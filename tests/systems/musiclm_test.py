@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from musiclm_jax.core import errors, stages, streams
+from musiclm_jax.core import artifacts, errors, stages, streams
 from musiclm_jax.layers import transformer
 from musiclm_jax.networks import decoder_lm
 from musiclm_jax.partitioning import axes
@@ -124,21 +124,22 @@ def test_text_enters_the_codes(system):
 
 
 @pytest.mark.parametrize(
-  "prompts,seconds,temperatures,message",
+  "prompts,seconds,sampling,message",
   [
     ("", 1.0, (1, 1, 1), "prompt 0 is ''"),
     (["ok", "  "], 1.0, (1, 1, 1), "prompt 1"),
     ([], 1.0, (1, 1, 1), "no prompt"),
     ("ok", 0.0, (1, 1, 1), "seconds=0.0"),
     ("ok", float("nan"), (1, 1, 1), "seconds=nan"),
-    ("ok", 1.0, (1, -1, 1), "temperatures="),
+    ("ok", 1.0, (1, -1, 1), "temperature=-1"),
+    ("ok", 1.0, (1, 1), "expected three"),
   ],
 )
 def test_bad_requests_are_user_errors(
-  system, prompts, seconds, temperatures, message
+  system, prompts, seconds, sampling, message
 ):
   with pytest.raises(errors.UserError, match=message):
-    system.generate(prompts, seconds, 0, temperatures)
+    system.generate(prompts, seconds, 0, sampling)
 
 
 def test_greedy_stage_agrees_with_its_own_teacher_forced_scores(system):
@@ -175,6 +176,11 @@ def test_stage_survives_export_and_load(system, tmp_path):
   )
   loaded = stage_lm.StageLM.load(tmp_path / "s")
   assert loaded.spec == spec and loaded.tokenizers == {"mulan": "ab"}
+  # One that was written before stages could be guided.
+  artifact = artifacts.load(tmp_path / "s", stage_lm.KIND)
+  del artifact.config["spec"]["dropped_streams"]
+  artifacts.save(tmp_path / "old", "stage", artifact.config, artifact.arrays)
+  assert stage_lm.StageLM.load(tmp_path / "old").spec == spec
   codes = {
     "mulan": np.zeros((1, 1, 2), np.int32),
     "semantic": np.arange(6, dtype=np.int32).reshape(1, 6, 1),
