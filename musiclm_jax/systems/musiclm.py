@@ -6,65 +6,39 @@ Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
 the text (appendix C).
 """
 
-import dataclasses
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.core import errors, rng
+from musiclm_jax.core import errors
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import melody_prompt, stage_lm
+from musiclm_jax.systems import cascade, melody_prompt, stage_lm
 
 # MusicLM sec. 4.1: semantic, coarse, fine.
 TEMPERATURES = (1.0, 0.95, 0.4)
-# Durations are generated in whole multiples and trimmed: few shapes to compile,
-# and frames of all streams end at the same time.
-QUANTUM_SECS = 1.0
+Generation = cascade.Generation
+item_seeds = cascade.item_seeds
 
 
-@dataclasses.dataclass(frozen=True)
-class Generation:
-  """What was made.
-
-  Attributes:
-    waveform: float32 `[batch, samples]`.
-    sample_rate_hz: of the waveform.
-    codes: int32 `[batch, frames, codebooks]` by stream: 'mulan', 'semantic',
-      'acoustic', covering the waveform; 'melody' where one was given.
-    seeds: one per item.
-  """
-
-  waveform: np.ndarray
-  sample_rate_hz: int
-  codes: dict[str, np.ndarray]
-  seeds: tuple[int, ...]
-
-
-def item_seeds(seed: int | Sequence[int], num_items: int) -> tuple[int, ...]:
-  """One seed per item: those given, or `seed`, `seed + 1`, ... .
+def check_prompts(prompts: str | Sequence[str]) -> list[str]:
+  """One or several texts as a list.
 
   Raises:
-    UserError: if there are not as many seeds as items.
+    UserError: if there is none, or one is no text or empty.
   """
-  if isinstance(seed, (int, np.integer)):
-    return tuple(int(seed) + i for i in range(num_items))
-  seeds = tuple(int(item) for item in seed)
-  if len(seeds) != num_items:
-    raise errors.UserError(
-      f"{len(seeds)} seeds given: expected one per prompt ({num_items})"
-    )
-  return seeds
+  prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+  if not prompts:
+    raise errors.UserError("no prompt given: expected at least one")
+  for index, prompt in enumerate(prompts):
+    if not isinstance(prompt, str) or not prompt.strip():
+      raise errors.UserError(
+        f"prompt {index} is {prompt!r}: expected a non-empty text"
+      )
+  return prompts
 
 
-def _whole_secs(seconds: float) -> float:
-  return math.ceil(seconds / QUANTUM_SECS) * QUANTUM_SECS
-
-
-class MusicLM:
+class MusicLM(cascade.Cascade):
   """The frozen parts composed. Built by `load`, or from parts directly.
 
   Attributes:
@@ -77,6 +51,8 @@ class MusicLM:
     fingerprints: of the parts, by bundle name; empty if not from a bundle.
   """
 
+  temperatures = TEMPERATURES
+
   def __init__(
     self,
     codec,
@@ -85,7 +61,7 @@ class MusicLM:
     coarse_stage: stage_lm.StageLM,
     fine_stage: stage_lm.StageLM,
     semantic_tokenizer=None,
-    fingerprints: dict[str, str] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
     melody=None,
     melody_stage: stage_lm.StageLM | None = None,
   ):
@@ -94,28 +70,15 @@ class MusicLM:
     Raises:
       UserError: if a stage was made for another stream of the same name.
     """
-    self.codec, self.mulan = codec, mulan
-    self.semantic_tokenizer = semantic_tokenizer
-    self.fingerprints = dict(fingerprints or {})
-    self.stages = {
+    stages = {
       "semantic": semantic_stage,
       "coarse": coarse_stage,
       "fine": fine_stage,
     }
+    super().__init__(codec, stages, semantic_tokenizer, fingerprints)
+    self.mulan = mulan
     self.melody, self.melody_stage = melody, melody_stage
-    owners = [codec, mulan, semantic_tokenizer, melody]
-    owners = [owner for owner in owners if owner is not None]
-    stages = dict(self.stages)
-    if melody_stage is not None:
-      stages[melody_stage.spec.name] = melody_stage
-    for name, stage in stages.items():
-      for owner in owners:
-        stream = owner.stream
-        found = stage.streams.get(stream.name, stream)
-        if found != stream:
-          raise errors.UserError(
-            f"stage {name!r} was made for {found}, the tokenizer gives {stream}"
-          )
+    self.check_streams()
 
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "MusicLM":
@@ -183,29 +146,25 @@ class MusicLM:
       UserError: if a prompt is empty, a number out of range, or a melody is
         given to a system without a stage for it.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts:
-      raise errors.UserError("no prompt given: expected at least one")
-    for index, prompt in enumerate(prompts):
-      if not isinstance(prompt, str) or not prompt.strip():
-        raise errors.UserError(
-          f"prompt {index} is {prompt!r}: expected a non-empty text"
-        )
-    self._check(seconds, temperatures)
+    return self.run(self.request(prompts, seconds, seed, temperatures, melody))
+
+  def request(
+    self,
+    prompts: str | Sequence[str],
+    seconds: float,
+    seed: int | Sequence[int] = 0,
+    temperatures: Sequence[float] = TEMPERATURES,
+    melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
+  ) -> cascade.Request:
+    """What `generate` runs; arguments and errors are its own."""
+    prompts = check_prompts(prompts)
+    self.check(seconds, temperatures)
     seeds = item_seeds(seed, len(prompts))
-    melody_codes = None
+    codes = {self.mulan.stream.name: self.mulan.encode_text(prompts)}
     if melody is not None:
       melody_codes = self._melody_codes(melody, len(prompts), seconds)
-    mulan_codes = self.mulan.encode_text(prompts)
-    codes = self.generate_codes(
-      mulan_codes, seconds, seeds, temperatures, melody_codes
-    )
-    return Generation(
-      self.decode(codes["acoustic"], seconds),
-      self.codec.sample_rate_hz,
-      codes,
-      seeds,
-    )
+      codes[self.melody.stream.name] = melody_codes
+    return cascade.Request(seconds, seeds, tuple(temperatures), codes)
 
   def _melody_codes(
     self,
@@ -215,24 +174,17 @@ class MusicLM:
   ) -> np.ndarray:
     self.check_melody()
     if isinstance(melody, melody_prompt.Melody):
-      one = melody_prompt.encode(self.melody, [melody], _whole_secs(seconds))
+      one = melody_prompt.encode(
+        self.melody, [melody], cascade.whole_secs(seconds)
+      )
       return np.repeat(one, num_items, axis=0)
     if len(melody) != num_items:
       raise errors.UserError(
         f"{len(melody)} melodies given: expected one per prompt ({num_items})"
       )
-    return melody_prompt.encode(self.melody, melody, _whole_secs(seconds))
-
-  def _check(self, seconds: float, temperatures: Sequence[float]) -> None:
-    if not (math.isfinite(seconds) and seconds > 0):
-      raise errors.UserError(f"seconds={seconds}: expected a positive number")
-    if round(seconds * self.codec.sample_rate_hz) < 1:
-      raise errors.UserError(f"seconds={seconds}: shorter than one sample")
-    if len(temperatures) != 3 or not all(t >= 0 for t in temperatures):
-      raise errors.UserError(
-        f"temperatures={tuple(temperatures)}: expected three numbers >= 0 "
-        "(semantic, coarse, fine)"
-      )
+    return melody_prompt.encode(
+      self.melody, melody, cascade.whole_secs(seconds)
+    )
 
   def generate_codes(
     self,
@@ -258,40 +210,12 @@ class MusicLM:
     Raises:
       UserError: if a number is out of range.
     """
-    self._check(seconds, temperatures)
     mulan_codes = np.asarray(mulan_codes, np.int32)
-    seeds = item_seeds(seed, mulan_codes.shape[0])
-    whole_secs = _whole_secs(seconds)
     codes = {self.mulan.stream.name: mulan_codes}
-    stages = dict(self.stages)
     if melody_codes is not None:
       self.check_melody()
       codes[self.melody.stream.name] = np.asarray(melody_codes, np.int32)
-      stages["semantic"] = self.melody_stage
-    roots = [rng.root_key(item) for item in seeds]
-    for (name, stage), temperature in zip(stages.items(), temperatures):
-      keys = jnp.stack([rng.named(root, name) for root in roots])
-      run = stage.generate_parallel if name == "fine" else stage.generate_long
-      stream = stage.target_stream
-      made = run(codes, stream.num_frames(whole_secs), temperature, keys)
-      if stage.spec.target.first_level:
-        made = np.concatenate([codes[stream.name], made], axis=-1)
-      codes[stream.name] = made
-    for stage in stages.values():
-      stream = stage.target_stream
-      frames = max(1, math.ceil(round(seconds * stream.frame_rate_hz, 6)))
-      codes[stream.name] = codes[stream.name][:, :frames]
-    return codes
-
-  def decode(self, acoustic_codes: np.ndarray, seconds: float) -> np.ndarray:
-    """Acoustic codes to float32 `[batch, round(seconds * sample_rate_hz)]`."""
-    num_samples = round(seconds * self.codec.sample_rate_hz)
-    waveform = np.asarray(
-      jax.device_get(self.codec.decode(acoustic_codes)), np.float32
+    seeds = item_seeds(seed, mulan_codes.shape[0])
+    return self.sample(
+      cascade.Request(seconds, seeds, tuple(temperatures), codes)
     )
-    if waveform.shape[1] < num_samples:
-      raise ValueError(
-        f"the codec gave {waveform.shape[1]} samples for "
-        f"{acoustic_codes.shape[1]} frames: expected at least {num_samples}"
-      )
-    return np.clip(waveform[:, :num_samples], -1.0, 1.0)
