@@ -2,7 +2,6 @@
 """The generate job: prompts to WAV files with sidecars, batch by batch."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -11,7 +10,12 @@ import re
 from typing import Any
 
 from musiclm_jax.audio import files
-from musiclm_jax.cli import jobs, prompt_files
+from musiclm_jax.cli import (
+  generation_modes,
+  jobs,
+  prompt_files,
+  streamed_output,
+)
 from musiclm_jax.core import errors, progress
 
 
@@ -29,6 +33,9 @@ class _Item:
 
 
 def _temperatures(text: str) -> tuple[float, ...]:
+  """Three numbers, or none: those that the system was published with."""
+  if not text:
+    return ()
   try:
     values = tuple(float(part) for part in text.split(","))
   except ValueError as error:
@@ -42,19 +49,19 @@ def _temperatures(text: str) -> tuple[float, ...]:
   return values
 
 
-def _slug(prompt: str) -> str:
+def _slug(prompt: str, otherwise: str) -> str:
   words = re.findall(r"[a-z0-9]+", prompt.lower())
-  return "_".join(words)[:40].strip("_") or "prompt"
+  return "_".join(words)[:40].strip("_") or otherwise
 
 
-def _items(job: jobs.GenerateJob) -> list[_Item]:
+def _items(job: jobs.GenerateJob, mode: generation_modes.Mode) -> list[_Item]:
   """What to make, checked before anything is loaded."""
   prompts = list(job.prompt)
   if job.prompts:
     prompts += prompt_files.read(job.prompts)
   if job.max_prompts:
     prompts = prompts[: job.max_prompts]
-  if not prompts:
+  if not prompts and mode.needs_text:
     raise errors.UserError("no prompt given: pass --prompt or --prompts")
   for prompt in prompts:
     if not prompt.strip():
@@ -65,36 +72,45 @@ def _items(job: jobs.GenerateJob) -> list[_Item]:
     )
   if job.batch_size < 1:
     raise errors.UserError(f"--batch_size={job.batch_size}: expected >= 1")
-  if bool(job.output) == bool(job.output_dir):
-    raise errors.UserError("expected either --output or --output_dir")
-  if job.output:
+  if sum(map(bool, (job.output, job.output_dir, job.stream))) != 1:
+    raise errors.UserError(
+      "expected one of --output, --output_dir and --stream"
+    )
+  prompts = prompts or [mode.default_text]
+  if job.output or job.stream:
+    flag = "output" if job.output else "stream"
+    path = getattr(job, flag)
     if len(prompts) != 1:
       raise errors.UserError(
-        f"--output={job.output} with {len(prompts)} prompts: use --output_dir"
+        f"--{flag}={path} with {len(prompts)} prompts: use --output_dir"
       )
-    return [_Item(prompts[0], job.seed, pathlib.Path(job.output))]
+    return [_Item(prompts[0], job.seed, pathlib.Path(path))]
   folder = pathlib.Path(job.output_dir)
   return [
     _Item(
       prompt,
       job.seed + index,
-      folder / f"{index:03d}_{job.seconds:g}s_{_slug(prompt)}.wav",
+      folder / f"{index:03d}_{job.seconds:g}s_{_slug(prompt, mode.name)}.wav",
     )
     for index, prompt in enumerate(prompts)
   ]
 
 
 def _settings(
-  item: _Item, job: jobs.GenerateJob, system: Any, melody: dict[str, str]
+  item: _Item,
+  job: jobs.GenerateJob,
+  system: Any,
+  temperatures: tuple[float, ...],
+  about: dict[str, Any],
 ) -> dict:
   from musiclm_jax.evaluation import summary
 
   return {
     "prompt": item.prompt,
-    **melody,
+    **about,
     "seed": item.seed,
     "seconds": job.seconds,
-    "temperatures": list(_temperatures(job.temperatures)),
+    "temperatures": list(temperatures),
     "sample_rate_hz": system.codec.sample_rate_hz,
     "fingerprints": system.fingerprints,
     "generated_by": "musiclm_jax",
@@ -111,6 +127,13 @@ def _is_done(item: _Item, settings: dict) -> bool:
     return False
 
 
+def _write_sidecar(item: _Item, settings: dict) -> None:
+  """After the audio: a sidecar says that its file is whole."""
+  scratch = item.sidecar.with_suffix(f".{os.getpid()}.writing")
+  scratch.write_text(json.dumps(settings, indent=2) + "\n")
+  scratch.replace(item.sidecar)
+
+
 def generate(job: jobs.GenerateJob) -> None:
   """Makes every file that is not there yet.
 
@@ -118,26 +141,29 @@ def generate(job: jobs.GenerateJob) -> None:
     UserError: for bad prompts, melodies, numbers or bundles; nothing is written
       then.
   """
-  items = _items(job)
+  mode = generation_modes.read(job)
+  items = _items(job, mode)
   temperatures = _temperatures(job.temperatures)
-  melody, about_melody = None, {}
+  from musiclm_jax.systems import audiolm
+
+  system = audiolm.load(job.bundle)
   if job.melody:
-    from musiclm_jax.systems import melody_prompt
-
-    melody = melody_prompt.read(job.melody)
-    content = pathlib.Path(job.melody).read_bytes()
-    about_melody = {
-      "melody": job.melody,
-      "melody_sha256": hashlib.sha256(content).hexdigest(),
-    }
-  from musiclm_jax.systems import musiclm
-
-  system = musiclm.MusicLM.load(job.bundle)
-  if melody is not None:
     system.check_melody()
+  temperatures = temperatures or system.temperatures
   settings = {
-    item: _settings(item, job, system, about_melody) for item in items
+    item: _settings(item, job, system, temperatures, mode.about)
+    for item in items
   }
+
+  def request(batch: list[_Item]) -> Any:
+    prompts, seeds = zip(*((item.prompt, item.seed) for item in batch))
+    return mode.request(system, prompts, job.seconds, seeds, temperatures)
+
+  if job.stream:
+    streamed_output.write(system, request(items), job.stream)
+    if job.stream != streamed_output.STANDARD_OUTPUT:
+      _write_sidecar(items[0], settings[items[0]])
+    return
   todo = [item for item in items if not _is_done(item, settings[item])]
   name = f"generate {job.seconds:g} s"
   with progress.Progress(
@@ -145,20 +171,11 @@ def generate(job: jobs.GenerateJob) -> None:
   ) as bar:
     for start in range(0, len(todo), job.batch_size):
       batch = todo[start : start + job.batch_size]
-      made = system.generate(
-        [item.prompt for item in batch],
-        job.seconds,
-        [item.seed for item in batch],
-        temperatures,
-        melody,
-      )
+      made = system.run(request(batch))
       for item, waveform in zip(batch, made.waveform):
         item.path.parent.mkdir(parents=True, exist_ok=True)
         files.write_wav(item.path, waveform, made.sample_rate_hz)
-        # After the audio: a sidecar says that its file is whole.
-        scratch = item.sidecar.with_suffix(f".{os.getpid()}.writing")
-        scratch.write_text(json.dumps(settings[item], indent=2) + "\n")
-        scratch.replace(item.sidecar)
+        _write_sidecar(item, settings[item])
         bar.update()
   for item in items:
     print(item.path)

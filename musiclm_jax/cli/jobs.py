@@ -97,14 +97,32 @@ class GenerateJob:
   melody: str = _flag(
     "audio file, hummed or played, whose melody the items take; '' for none", ""
   )
-  seconds: float = _flag("length of each item", 10.0)
+  story: str = _flag(
+    "YAML file of timed prompts, in place of --prompt; '' for none", ""
+  )
+  continue_from: str = _flag(
+    "audio file that each item begins with and goes on from; '' for none", ""
+  )
+  resynthesize: str = _flag(
+    "audio file whose semantic tokens are made audible again, for at most "
+    "--seconds; '' for none",
+    "",
+  )
+  seconds: float = _flag("length of each item, with what it continues", 10.0)
   seed: int = _flag("of the first item; then counts up", 0)
   temperatures: str = _flag(
-    "of the semantic, coarse and fine stage, comma-separated", "1.0,0.95,0.4"
+    "of the semantic, coarse and fine stage, comma-separated; '' for those of "
+    "the papers: 1.0,0.95,0.4, without text (AudioLM) 0.6,0.8,0.6",
+    "",
   )
   batch_size: int = _flag("items made at once", 8)
   output: str = _flag("a WAV file, for one prompt; '' for none", "")
   output_dir: str = _flag("a folder, for any number; '' for none", "")
+  stream: str = _flag(
+    "in place of --output, a WAV file that grows while its end is still being "
+    "made, or - for raw 16-bit PCM on standard output; '' for none",
+    "",
+  )
 
   def __post_init__(self):
     object.__setattr__(self, "prompt", _texts(self.prompt))
