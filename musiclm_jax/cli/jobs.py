@@ -34,7 +34,8 @@ class TokenizeJob:
 
   corpus_dir: str = _flag("a prepared corpus, or a folder of audio files")
   artifact_dir: str = _flag(
-    "folder with the artefacts soundstream, semantic and mulan"
+    "folder with the artefacts soundstream and semantic, and mulan but for "
+    "AudioLM"
   )
   output_dir: str = _flag(
     "the token cache; several processes may share it and its work"
