@@ -30,7 +30,8 @@ def main(args: argparse.Namespace) -> int:
 
   root = pathlib.Path(args.artifact_dir)
   parts = {name: root / name for name in bundle.PARTS}
-  for name in bundle.OPTIONAL_PARTS:
+  for name in (bundle.MULAN, *bundle.OPTIONAL_PARTS):
+    parts.pop(name, None)
     if (root / name).exists():
       parts[name] = root / name
   made = bundle.write_bundle(args.output_dir, parts)

@@ -10,8 +10,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from musiclm_jax.audio import files
-from musiclm_jax.cli import jobs, prompt_flags, sampling_flags
+from musiclm_jax.audio import files, wav_tags
+from musiclm_jax.cli import (
+  generation_modes,
+  jobs,
+  prompt_flags,
+  sampling_flags,
+  streamed_output,
+)
 from musiclm_jax.core import errors, progress
 from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.systems import prompts as prompts_lib
@@ -23,25 +29,26 @@ class _Item:
   """What is made from one prompt.
 
   Attributes:
-    prompt: what to make.
+    prompt: what to make; None where the mode says it all.
+    label: of the prompt or the mode, for people.
     seed: of its first candidate.
     paths: WAV files to write, one per kept candidate.
   """
 
-  prompt: prompts_lib.Prompt
+  prompt: prompts_lib.Prompt | None
+  label: str
   seed: int
   paths: tuple[pathlib.Path, ...]
 
 
-def _slug(prompt: str) -> str:
+def _slug(prompt: str, otherwise: str) -> str:
   words = re.findall(r"[a-z0-9]+", prompt.lower())
-  return "_".join(words)[:40].strip("_") or "prompt"
+  return "_".join(words)[:40].strip("_") or otherwise
 
 
-def _items(job: jobs.GenerateJob) -> list[_Item]:
-  """What to make, checked before anything is loaded."""
+def _check(job: jobs.GenerateJob) -> None:
+  """Raises UserError for numbers and flags that do not fit."""
   sampling_flags.check(job)
-  prompts = prompt_flags.prompts(job)
   if not (math.isfinite(job.seconds) and job.seconds > 0):
     raise errors.UserError(
       f"--seconds={job.seconds}: expected a positive number"
@@ -54,25 +61,54 @@ def _items(job: jobs.GenerateJob) -> list[_Item]:
       f"--keep={job.keep}: expected at most --num_candidates="
       f"{job.num_candidates}"
     )
-  if bool(job.output) == bool(job.output_dir):
-    raise errors.UserError("expected either --output or --output_dir")
-  if job.output:
-    if len(prompts) != 1:
+  if sum(map(bool, (job.output, job.output_dir, job.stream))) != 1:
+    raise errors.UserError(
+      "expected one of --output, --output_dir and --stream"
+    )
+  if job.stream and job.num_candidates > 1:
+    raise errors.UserError(
+      f"--stream with --num_candidates={job.num_candidates}: expected 1, for "
+      "a choice needs whole items"
+    )
+
+
+def _items(
+  job: jobs.GenerateJob,
+  prompts: Sequence[prompts_lib.Prompt],
+  mode: generation_modes.Mode,
+) -> list[_Item]:
+  """What to make."""
+  if not prompts and mode.needs_text:
+    raise errors.UserError(
+      "no prompt given: pass --prompt, --prompts, --audio_prompt or --mix"
+    )
+  if not prompts and job.num_candidates > 1:
+    raise errors.UserError(
+      f"--num_candidates={job.num_candidates} without a prompt: MuLan has "
+      "nothing to compare with"
+    )
+  told = [(prompt, prompt.label) for prompt in prompts]
+  told = told or [(None, mode.default_text)]
+  if job.output or job.stream:
+    flag = "output" if job.output else "stream"
+    path = getattr(job, flag)
+    if len(told) != 1:
       raise errors.UserError(
-        f"--output={job.output} with {len(prompts)} prompts: use --output_dir"
+        f"--{flag}={path} with {len(told)} prompts: use --output_dir"
       )
-    return [_Item(prompts[0], job.seed, _paths(job.output, job.keep))]
+    return [_Item(*told[0], job.seed, _paths(path, job.keep))]
   folder = pathlib.Path(job.output_dir)
   return [
     _Item(
       prompt,
+      label,
       job.seed + index,
       _paths(
-        folder / f"{index:03d}_{job.seconds:g}s_{_slug(prompt.label)}.wav",
+        folder / f"{index:03d}_{job.seconds:g}s_{_slug(label, mode.name)}.wav",
         job.keep,
       ),
     )
-    for index, prompt in enumerate(prompts)
+    for index, (prompt, label) in enumerate(told)
   ]
 
 
@@ -101,8 +137,9 @@ def _settings(
   choice = {}
   if job.num_candidates > 1:
     choice = {"num_candidates": job.num_candidates, "keep": job.keep}
+  told = {"prompt": item.label}
   return {
-    **item.prompt.describe(),
+    **(told if item.prompt is None else item.prompt.describe()),
     **about,
     "seed": item.seed,
     **choice,
@@ -135,6 +172,13 @@ def _is_done(item: _Item, settings: dict) -> bool:
   return True
 
 
+def _write_sidecar(path: pathlib.Path, settings: dict) -> None:
+  """After the audio: a sidecar says that its file is whole."""
+  scratch = _sidecar(path).with_suffix(f".{os.getpid()}.writing")
+  scratch.write_text(json.dumps(settings, indent=2) + "\n")
+  scratch.replace(_sidecar(path))
+
+
 def _write(
   path: pathlib.Path,
   candidate: Any,
@@ -156,10 +200,20 @@ def _write(
   path.parent.mkdir(parents=True, exist_ok=True)
   tags = provenance.tags(settings, title)
   files.write_wav(path, candidate.waveform, sample_rate_hz, tags)
-  # After the audio: a sidecar says that its file is whole.
-  scratch = _sidecar(path).with_suffix(f".{os.getpid()}.writing")
-  scratch.write_text(json.dumps(settings, indent=2) + "\n")
-  scratch.replace(_sidecar(path))
+  _write_sidecar(path, settings)
+
+
+def _stream(system: Any, request: Any, item: _Item, settings: dict) -> None:
+  """Streams the one item; a file gets its metadata behind the last sample."""
+  from musiclm_jax.systems import provenance
+
+  (path,) = item.paths
+  streamed_output.write(system, request, str(path))
+  if str(path) == streamed_output.STANDARD_OUTPUT:
+    return
+  with path.open("r+b") as file:
+    wav_tags.append(file, provenance.tags(settings, item.label))
+  _write_sidecar(path, settings)
 
 
 def generate(job: jobs.GenerateJob) -> None:
@@ -169,24 +223,38 @@ def generate(job: jobs.GenerateJob) -> None:
     UserError: for bad prompts, melodies, numbers or bundles; nothing is written
       then.
   """
-  items = _items(job)
-  melody, about = None, {}
+  _check(job)
+  prompts = prompt_flags.prompts(job)
   negative = prompt_flags.negative(job)
+  mode = generation_modes.read(job)
+  items = _items(job, prompts, mode)
+  about = dict(mode.about)
   if negative is not None:
     about["negative_prompt"] = negative.describe()
+  from musiclm_jax.systems import audiolm, candidates
+
+  system = audiolm.load(job.bundle)
   if job.melody:
-    from musiclm_jax.systems import melody_prompt
-
-    melody = melody_prompt.read(job.melody)
-    about |= {"melody": job.melody, "melody_sha256": melody.sha256}
-  from musiclm_jax.systems import candidates, musiclm
-
-  system = musiclm.MusicLM.load(job.bundle)
-  stages = system.stages_for(melody is not None)
-  sampling = sampling_flags.sampling(job, stages)
+    system.check_melody()
+  sampling = sampling_flags.sampling(
+    job, system.stages_for(bool(job.melody)), system.temperatures
+  )
   settings = {
     item: _settings(item, job, system, sampling, about) for item in items
   }
+
+  def request(batch: Sequence[_Item], seeds: Sequence[int]) -> Any:
+    told = [item.prompt for item in batch]
+    made = mode.request(system, told, job.seconds, seeds, sampling)
+    if negative is None:
+      return made
+    codes = prompts_lib.encode(system.mulan, [negative] * len(seeds))
+    return dataclasses.replace(made, negative={system.mulan.stream.name: codes})
+
+  if job.stream:
+    (item,) = items
+    _stream(system, request(items, [item.seed]), item, settings[item])
+    return
   todo = [item for item in items if not _is_done(item, settings[item])]
   name = f"generate {job.seconds:g} s"
   # Whole items, so that what is scored together is written together.
@@ -196,17 +264,18 @@ def generate(job: jobs.GenerateJob) -> None:
   ) as bar:
     for start in range(0, len(todo), per_call):
       batch = todo[start : start + per_call]
-      made = candidates.generate(
-        system,
+
+      def make(rows, seeds, batch=batch):
+        return system.run(request([batch[row] for row in rows], seeds))
+
+      made = candidates.choose(
+        make,
         [item.prompt for item in batch],
-        job.seconds,
         [item.seed for item in batch],
+        system.mulan,
         job.num_candidates,
         job.keep,
         job.batch_size,
-        melody,
-        sampling=sampling,
-        negative=negative,
       )
       for item, kept in zip(batch, made):
         for path, candidate in zip(item.paths, kept):
@@ -214,7 +283,7 @@ def generate(job: jobs.GenerateJob) -> None:
             path,
             candidate,
             system.codec.sample_rate_hz,
-            item.prompt.label,
+            item.label,
             settings[item],
           )
         bar.update()

@@ -36,7 +36,8 @@ class TokenizeJob:
 
   corpus_dir: str = _flag("a prepared corpus, or a folder of audio files")
   artifact_dir: str = _flag(
-    "folder with the artefacts soundstream, semantic and mulan"
+    "folder with the artefacts soundstream and semantic, and mulan but for "
+    "AudioLM"
   )
   output_dir: str = _flag(
     "the token cache; several processes may share it and its work"
@@ -105,10 +106,23 @@ class GenerateJob:
   melody: str = _flag(
     "audio file, hummed or played, whose melody the items take; '' for none", ""
   )
-  seconds: float = _flag("length of each item", 10.0)
+  story: str = _flag(
+    "YAML file of timed prompts, in place of --prompt; '' for none", ""
+  )
+  continue_from: str = _flag(
+    "audio file that each item begins with and goes on from; '' for none", ""
+  )
+  resynthesize: str = _flag(
+    "audio file whose semantic tokens are made audible again, for at most "
+    "--seconds; '' for none",
+    "",
+  )
+  seconds: float = _flag("length of each item, with what it continues", 10.0)
   seed: int = _flag("of the first item; then counts up", 0)
   temperatures: str = _flag(
-    "of the semantic, coarse and fine stage, comma-separated", "1.0,0.95,0.4"
+    "of the semantic, coarse and fine stage, comma-separated; '' for those of "
+    "the papers: 1.0,0.95,0.4, without text (AudioLM) 0.6,0.8,0.6",
+    "",
   )
   top_k: str = _flag(
     "keep so many most likely codes, 0 for all; of each stage, or for all", "0"
@@ -129,6 +143,11 @@ class GenerateJob:
   batch_size: int = _flag("candidates made at once", 8)
   output: str = _flag("a WAV file, for one prompt; '' for none", "")
   output_dir: str = _flag("a folder, for any number; '' for none", "")
+  stream: str = _flag(
+    "in place of --output, a WAV file that grows while its end is still being "
+    "made, or - for raw 16-bit PCM on standard output; '' for none",
+    "",
+  )
 
   def __post_init__(self):
     for name in ("prompt", "audio_prompt", "mix"):

@@ -47,7 +47,7 @@ def prompts(job: jobs.GenerateJob) -> list[prompts_lib.Prompt]:
   """One prompt per item: --prompt, --prompts, --audio_prompt, then the mix.
 
   Raises:
-    UserError: if there is none, or one cannot be used.
+    UserError: if one cannot be used.
   """
   for text in job.prompt:
     if not text.strip():
@@ -60,8 +60,4 @@ def prompts(job: jobs.GenerateJob) -> list[prompts_lib.Prompt]:
     values.append(prompts_lib.mix(*map(_part, job.mix)))
   if job.max_prompts:
     values = values[: job.max_prompts]
-  if not values:
-    raise errors.UserError(
-      "no prompt given: pass --prompt, --prompts, --audio_prompt or --mix"
-    )
-  return prompts_lib.as_prompts(values)
+  return prompts_lib.as_prompts(values) if values else []

@@ -2,7 +2,7 @@
 """Flags of the generate verb that have a value per stage."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from musiclm_jax.cli import jobs
@@ -57,7 +57,9 @@ def _numbers(job: jobs.GenerateJob) -> dict[str, tuple[float, ...]]:
     return _per_stage(name, getattr(job, name), wanted, is_valid)
 
   return {
-    "temperatures": read("temperatures", ">= 0", lambda x: x >= 0),
+    "temperatures": read("temperatures", ">= 0", lambda x: x >= 0)
+    if job.temperatures
+    else (),
     "top_k": read(
       "top_k", "that are whole and >= 0", lambda x: x >= 0 and x == int(x)
     ),
@@ -67,7 +69,9 @@ def _numbers(job: jobs.GenerateJob) -> dict[str, tuple[float, ...]]:
 
 
 def sampling(
-  job: jobs.GenerateJob, stages: Mapping[str, Any]
+  job: jobs.GenerateJob,
+  stages: Mapping[str, Any],
+  temperatures: Sequence[float],
 ) -> tuple[sampling_lib.SamplingConfig, ...]:
   """How the stages draw.
 
@@ -75,11 +79,13 @@ def sampling(
     job: its flags.
     stages: `stage_lm.StageLM`s in order. One number for guidance is meant for
       those that are told what the prompt says.
+    temperatures: where none are given.
 
   Raises:
     UserError: if a flag does not fit, or a stage cannot be guided.
   """
   numbers = _numbers(job)
+  numbers["temperatures"] = numbers["temperatures"] or tuple(temperatures)
   if len(numbers["guidance"]) == 1:
     (value,) = numbers["guidance"]
     numbers["guidance"] = stage_sampling.spread_guidance(value, stages)

@@ -46,8 +46,9 @@ _WAIT_NOTE_SECS = 30.0
 
 def _mulan(
   programs: Iterable[window_programs.Program],
-) -> window_programs.MuLanProgram:
-  return next(p for p in programs if p.stream.name == token_cache.MULAN)
+) -> window_programs.MuLanProgram | None:
+  found = (p for p in programs if p.stream.name == token_cache.MULAN)
+  return next(found, None)
 
 
 def cache_config(
@@ -57,14 +58,19 @@ def cache_config(
 ) -> token_cache.TokenCacheConfig:
   """What a cache made by `job` holds."""
   programs = list(programs)
+  mulan, windows = _mulan(programs), {}
+  if mulan is not None:
+    windows = {
+      "mulan_window_secs": mulan.window_secs,
+      "mulan_stride_secs": window_programs.MULAN_STRIDE_SECS,
+    }
   return token_cache.TokenCacheConfig(
     streams=tuple(program.stream for program in programs),
     fingerprints={
       program.stream.name: program.fingerprint for program in programs
     },
     corpus_dir=str(job.corpus_dir),
-    mulan_window_secs=_mulan(programs).window_secs,
-    mulan_stride_secs=window_programs.MULAN_STRIDE_SECS,
+    **windows,
     shard_size=job.shard_size,
     acoustic_window_secs=job.acoustic_window_secs,
     semantic_window_secs=job.semantic_window_secs,
@@ -154,8 +160,9 @@ class Tokenizer:
       token_manifest.sweep(self._directory, self._sizes)
       print(f"{self._directory}: was finished before")
       return
+    mulan = _mulan(self._programs)
     self._writer = token_cache_writer.TokenCacheWriter(
-      self._directory, config, _mulan(self._programs).codebooks
+      self._directory, config, None if mulan is None else mulan.codebooks
     )
     feed = device_feed.DeviceFeed(self._programs, self._job.batch_size)
     total = sum(self._sizes.values())

@@ -254,15 +254,23 @@ class StageLayout:
     return codes - self.target_offsets.astype(codes.dtype)
 
 
+def _behind_mulan(
+  num_codebooks: int, *segments: Segment
+) -> tuple[Segment, ...]:
+  if not num_codebooks:
+    return segments
+  return (Segment("mulan", 0, num_codebooks), *segments)
+
+
 def semantic_stage(
   num_mulan_codebooks: int = 12, crop_secs: float = 30.0
 ) -> StageSpec:
-  """p(S_t | S_<t, M): MuLan tokens, then semantic (MusicLM sec. 3.2)."""
-  return StageSpec(
-    "semantic",
-    (Segment("mulan", 0, num_mulan_codebooks), Segment("semantic", 0, 1)),
-    crop_secs,
-  )
+  """p(S_t | S_<t, M): MuLan tokens, then semantic (MusicLM sec. 3.2).
+
+  Without MuLan codebooks it is AudioLM's p(S_t | S_<t).
+  """
+  segments = _behind_mulan(num_mulan_codebooks, Segment("semantic", 0, 1))
+  return StageSpec("semantic", segments, crop_secs)
 
 
 def semantic_melody_stage(
@@ -290,16 +298,16 @@ def coarse_stage(
   num_coarse_codebooks: int = 4,
   crop_secs: float = 10.0,
 ) -> StageSpec:
-  """MuLan and semantic tokens, then coarse acoustic (MusicLM sec. 3.2)."""
-  return StageSpec(
-    "coarse",
-    (
-      Segment("mulan", 0, num_mulan_codebooks),
-      Segment("semantic", 0, 1),
-      Segment("acoustic", 0, num_coarse_codebooks),
-    ),
-    crop_secs,
+  """MuLan and semantic tokens, then coarse acoustic (MusicLM sec. 3.2).
+
+  Without MuLan codebooks it is AudioLM's.
+  """
+  segments = _behind_mulan(
+    num_mulan_codebooks,
+    Segment("semantic", 0, 1),
+    Segment("acoustic", 0, num_coarse_codebooks),
   )
+  return StageSpec("coarse", segments, crop_secs)
 
 
 def fine_stage(
@@ -309,10 +317,9 @@ def fine_stage(
   num_mulan_codebooks: int = 0,
 ) -> StageSpec:
   """Coarse, then fine acoustic (AudioLM sec. III-C); MuLan optional."""
-  segments = (
+  segments = _behind_mulan(
+    num_mulan_codebooks,
     Segment("acoustic", 0, num_coarse_codebooks),
     Segment("acoustic", num_coarse_codebooks, num_codebooks),
   )
-  if num_mulan_codebooks:
-    segments = (Segment("mulan", 0, num_mulan_codebooks), *segments)
   return StageSpec("fine", segments, crop_secs)

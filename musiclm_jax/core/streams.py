@@ -2,7 +2,9 @@
 """Token streams: what kinds of discrete codes exist, described as data."""
 
 import dataclasses
+import fractions
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -86,6 +88,34 @@ class TokenStream:
       hops = (secs - self.window_secs) * self.frame_rate_hz
       return max(0, math.floor(hops + 1e-6)) + 1
     return max(1, round(secs * self.frame_rate_hz))
+
+
+def grid_hz(streams: Mapping[str, TokenStream]) -> float:
+  """The rate on which frames of all timed streams start together.
+
+  The greatest common divisor of the frame rates: 25 Hz for 25 and 50 Hz.
+
+  Raises:
+    ValueError: if no stream has a frame rate.
+  """
+  rates = [
+    fractions.Fraction(stream.frame_rate_hz).limit_denominator(1000)
+    for stream in streams.values()
+    if stream.frame_rate_hz
+  ]
+  if not rates:
+    raise ValueError(
+      f"streams={sorted(streams)}: expected one with a frame rate"
+    )
+  common = rates[0]
+  for rate in rates[1:]:
+    common = fractions.Fraction(
+      math.gcd(
+        common.numerator * rate.denominator, rate.numerator * common.denominator
+      ),
+      common.denominator * rate.denominator,
+    )
+  return float(common)
 
 
 def melody(codebook_size: int, num_codebooks: int) -> TokenStream:

@@ -5,7 +5,6 @@ Everything random is drawn from the example's `crop_seed`, a hash of the run's
 seed and the position in the run, never from the order of calls.
 """
 
-import fractions
 import math
 import zlib
 from collections.abc import Mapping
@@ -159,34 +158,6 @@ def tokenize_caption(
   return {**example, "text_tokens": tokens}
 
 
-def grid_hz(streams: Mapping[str, streams_lib.TokenStream]) -> float:
-  """The rate on which frames of all timed streams start together.
-
-  The greatest common divisor of the frame rates: 25 Hz for 25 and 50 Hz.
-
-  Raises:
-    ValueError: if no stream has a frame rate.
-  """
-  rates = [
-    fractions.Fraction(stream.frame_rate_hz).limit_denominator(1000)
-    for stream in streams.values()
-    if stream.frame_rate_hz
-  ]
-  if not rates:
-    raise ValueError(
-      f"streams={sorted(streams)}: expected one with a frame rate"
-    )
-  common = rates[0]
-  for rate in rates[1:]:
-    common = fractions.Fraction(
-      math.gcd(
-        common.numerator * rate.denominator, rate.numerator * common.denominator
-      ),
-      common.denominator * rate.denominator,
-    )
-  return float(common)
-
-
 class StageCropper:
   """Cuts the same span of audio out of all streams of a clip."""
 
@@ -208,7 +179,7 @@ class StageCropper:
     self._squares = None
     if mulan_codebooks is not None:
       self._squares = rvq.squares(mulan_codebooks)
-    self.grid_hz = grid_hz(
+    self.grid_hz = streams_lib.grid_hz(
       {s.name: s for s in config.streams if not s.has_windows}
     )
     segments = layout.spec.segments

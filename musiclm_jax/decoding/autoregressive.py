@@ -47,7 +47,8 @@ def decode(
     sampling: static.
     forced: int32 `[batch, frames, levels]`: given codes to take in place of
       samples; None: sample all.
-    num_forced: frames of `forced` to take, may be traced.
+    num_forced: frames of `forced` to take, for all items or `[batch]`; may be
+      traced.
 
   Returns:
     int32 codes `[batch, frames, levels]` and the cache after them.

@@ -94,6 +94,37 @@ def paired_difference(
   return mean_interval(first - second, num_resamples, confidence, seed)
 
 
+def difference(
+  first: np.ndarray,
+  second: np.ndarray,
+  num_resamples: int = 2000,
+  confidence: float = 0.95,
+  seed: int = 0,
+) -> Interval:
+  """Interval of mean(first) - mean(second) of items that have no partner.
+
+  Args:
+    first: float `[items]`.
+    second: float `[other items]`.
+    num_resamples: bootstrap draws, of both apart.
+    confidence: share of draws inside the interval, in (0, 1).
+    seed: of the draws.
+
+  Raises:
+    ValueError: as `mean_interval`.
+  """
+  first, second = np.asarray(first), np.asarray(second)
+  check = [mean_interval(x, 1, confidence).mean for x in (first, second)]
+  draws = []
+  generator = np.random.default_rng(seed)
+  for _ in range(num_resamples):
+    means = [
+      x[generator.integers(0, x.size, x.size)].mean() for x in (first, second)
+    ]
+    draws.append(means[0] - means[1])
+  return percentile_interval(check[0] - check[1], np.array(draws), confidence)
+
+
 def resample_groups(
   groups: Sequence[str], num_resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:

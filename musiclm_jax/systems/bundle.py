@@ -21,6 +21,8 @@ _HEADER = "bundle.json"
 TOKENIZERS = ("soundstream", "semantic", "mulan")
 STAGES = ("stage_semantic", "stage_coarse", "stage_fine")
 PARTS = TOKENIZERS + STAGES
+# Missing where no stage was trained on it: the bundle is an AudioLM's then.
+MULAN = "mulan"
 # A bundle that can be given a melody has these too.
 MELODY, MELODY_STAGE = "melody", "stage_semantic_melody"
 OPTIONAL_PARTS = (MELODY, MELODY_STAGE)
@@ -107,7 +109,7 @@ def write_bundle(
   Args:
     directory: where; replaced when it exists.
     artifact_dirs: artefact directory of each name in `PARTS`, and perhaps of
-      those in `OPTIONAL_PARTS`.
+      those in `OPTIONAL_PARTS`. 'mulan' may be missing if no stage needs it.
 
   Returns:
     The bundle.
@@ -123,7 +125,9 @@ def write_bundle(
       raise errors.UserError(
         f"unknown bundle part {name!r}{errors.nearest(name, known)}"
       )
-  missing = [name for name in PARTS if name not in artifact_dirs]
+  missing = [
+    name for name in PARTS if name not in artifact_dirs and name != MULAN
+  ]
   if missing:
     raise errors.UserError(f"bundle {directory} lacks {', '.join(missing)}")
   sources = {
@@ -154,6 +158,27 @@ def write_bundle(
   return Bundle(directory, paths, fingerprints, versions)
 
 
+def _read_header(directory: pathlib.Path) -> dict[str, Any]:
+  path = directory / _HEADER
+  if not path.is_file():
+    raise errors.UserError(f"no bundle at {directory}: {_HEADER} is missing")
+  try:
+    header = json.loads(path.read_text())
+    dict(header["parts"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(f"damaged bundle at {path}: {error!r}") from error
+  return header
+
+
+def has_part(directory: str | os.PathLike, name: str) -> bool:
+  """Whether a bundle names a part; nothing is verified.
+
+  Raises:
+    UserError: if it is missing or damaged.
+  """
+  return name in _read_header(pathlib.Path(directory))["parts"]
+
+
 def open_bundle(directory: str | os.PathLike) -> Bundle:
   """Opens a bundle and verifies that its parts are whole and fit together.
 
@@ -162,13 +187,12 @@ def open_bundle(directory: str | os.PathLike) -> Bundle:
       trained on another tokenizer; the message prints both fingerprints.
   """
   directory = pathlib.Path(directory)
+  header = _read_header(directory)
   path = directory / _HEADER
-  if not path.is_file():
-    raise errors.UserError(f"no bundle at {directory}: {_HEADER} is missing")
   try:
-    header = json.loads(path.read_text())
     version, parts = header["format_version"], header["parts"]
-    names = PARTS + tuple(n for n in OPTIONAL_PARTS if n in parts)
+    names = tuple(n for n in PARTS if n in parts or n != MULAN)
+    names += tuple(n for n in OPTIONAL_PARTS if n in parts)
     paths = {name: directory / parts[name]["path"] for name in names}
     expected = {name: parts[name]["fingerprint"] for name in names}
     versions = dict(header.get("versions", {}))

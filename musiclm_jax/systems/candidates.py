@@ -8,13 +8,13 @@ MuLan that told the stages what to make, and no other.
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from musiclm_jax.core import errors
-from musiclm_jax.systems import musiclm
+from musiclm_jax.systems import cascade, musiclm
 from musiclm_jax.systems import prompts as prompts_lib
 
 AnyPrompts = prompts_lib.AnyPrompt | Sequence[prompts_lib.AnyPrompt]
@@ -71,6 +71,61 @@ def score(
   return np.einsum("bd,bd->b", wanted, found)
 
 
+def choose(
+  make: Callable[[Sequence[int], Sequence[int]], cascade.Generation],
+  prompts: Sequence[prompts_lib.Prompt | None],
+  seeds: Sequence[int],
+  mulan: Any,
+  num_candidates: int,
+  keep: int = 1,
+  batch_size: int = 8,
+) -> list[list[Candidate]]:
+  """Makes candidates of items and keeps the best.
+
+  Args:
+    make: `(items, seeds) -> generation`, a row for each pair of an item's
+      index and a seed.
+    prompts: of the items; read only where there is a choice.
+    seeds: of the items; see `candidate_seed`.
+    mulan: a `tokenizers.MuLanTokenizer`; read only where there is a choice.
+    num_candidates: of each item.
+    keep: of each item, the best first.
+    batch_size: candidates made at once, of whichever items.
+
+  Returns:
+    For each item `keep` candidates.
+
+  Raises:
+    UserError: if a number is out of range.
+  """
+  for name, value in (("keep", keep), ("batch_size", batch_size)):
+    if value < 1:
+      raise errors.UserError(f"{name}={value}: expected >= 1")
+  if num_candidates < keep:
+    raise errors.UserError(
+      f"num_candidates={num_candidates}: expected at least keep={keep}"
+    )
+  rows = [(i, j) for i in range(len(seeds)) for j in range(num_candidates)]
+  kept: list[list[Candidate]] = [[] for _ in seeds]
+  for start in range(0, len(rows), batch_size):
+    part = rows[start : start + batch_size]
+    items = [item for item, _ in part]
+    made = make(items, [candidate_seed(seeds[i], j) for i, j in part])
+    scores = [None] * len(part)
+    if num_candidates > 1:
+      told = [prompts[item] for item in items]
+      rate_hz = made.sample_rate_hz
+      scores = score(mulan, told, made.waveform, rate_hz).tolist()
+    for row, (item, index) in enumerate(part):
+      codes = {name: array[row] for name, array in made.codes.items()}
+      found = Candidate(
+        made.waveform[row], codes, made.seeds[row], index, scores[row]
+      )
+      # Sorted as they come: what is not kept takes no memory.
+      kept[item] = sorted([*kept[item], found], key=_order)[:keep]
+  return kept
+
+
 def generate(
   system: musiclm.MusicLM,
   prompts: AnyPrompts,
@@ -90,53 +145,28 @@ def generate(
     seconds: duration.
     seed: of the items, as in `MusicLM.generate`; see `candidate_seed`.
     num_candidates: of each item; 1 is `MusicLM.generate`, without a score.
-    keep: of each item, the best first.
-    batch_size: candidates made at once, of whichever items.
+    keep: see `choose`.
+    batch_size: see `choose`.
     melody: as in `MusicLM.generate`.
     **options: further arguments of `MusicLM.generate` that hold for all items.
 
   Returns:
-    For each item `keep` candidates.
+    For each item `keep` candidates, the best first.
 
   Raises:
     UserError: if a number is out of range, or as `MusicLM.generate`.
   """
-  for name, value in (("keep", keep), ("batch_size", batch_size)):
-    if value < 1:
-      raise errors.UserError(f"{name}={value}: expected >= 1")
-  if num_candidates < keep:
-    raise errors.UserError(
-      f"num_candidates={num_candidates}: expected at least keep={keep}"
-    )
   prompts = prompts_lib.as_prompts(prompts)
-  seeds = musiclm.item_seeds(seed, len(prompts))
-  rows = [(i, j) for i in range(len(prompts)) for j in range(num_candidates)]
-  kept: list[list[Candidate]] = [[] for _ in prompts]
-  for start in range(0, len(rows), batch_size):
-    part = rows[start : start + batch_size]
-    made = system.generate(
-      [prompts[item] for item, _ in part],
-      seconds,
-      [candidate_seed(seeds[item], index) for item, index in part],
-      melody=_of_rows(melody, [item for item, _ in part]),
-      **options,
-    )
-    scores = [None] * len(part)
-    if num_candidates > 1:
-      scores = score(
-        system.mulan,
-        [prompts[item] for item, _ in part],
-        made.waveform,
-        made.sample_rate_hz,
-      ).tolist()
-    for row, (item, index) in enumerate(part):
-      codes = {name: array[row] for name, array in made.codes.items()}
-      found = Candidate(
-        made.waveform[row], codes, made.seeds[row], index, scores[row]
-      )
-      # Sorted as they come: what is not kept takes no memory.
-      kept[item] = sorted([*kept[item], found], key=_order)[:keep]
-  return kept
+
+  def make(items, seeds):
+    told = [prompts[item] for item in items]
+    melodies = _of_rows(melody, items)
+    return system.generate(told, seconds, seeds, melody=melodies, **options)
+
+  seeds = cascade.item_seeds(seed, len(prompts))
+  return choose(
+    make, prompts, seeds, system.mulan, num_candidates, keep, batch_size
+  )
 
 
 def _order(candidate: Candidate) -> tuple[float, int]:

@@ -6,64 +6,28 @@ Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
 the text (appendix C).
 """
 
-import dataclasses
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.core import errors, rng
+from musiclm_jax.core import errors
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import melody_prompt, stage_lm, stage_sampling
+from musiclm_jax.systems import (
+  cascade,
+  melody_prompt,
+  stage_lm,
+  stage_sampling,
+)
 from musiclm_jax.systems import prompts as prompts_lib
 
-# Durations are generated in whole multiples and trimmed: few shapes to compile,
-# and frames of all streams end at the same time.
-QUANTUM_SECS = 1.0
+# MusicLM sec. 4.1: semantic, coarse, fine.
+TEMPERATURES = (1.0, 0.95, 0.4)
+Generation = cascade.Generation
+item_seeds = cascade.item_seeds
 
 
-@dataclasses.dataclass(frozen=True)
-class Generation:
-  """What was made.
-
-  Attributes:
-    waveform: float32 `[batch, samples]`.
-    sample_rate_hz: of the waveform.
-    codes: int32 `[batch, frames, codebooks]` by stream: 'mulan', 'semantic',
-      'acoustic', covering the waveform; 'melody' where one was given.
-    seeds: one per item.
-  """
-
-  waveform: np.ndarray
-  sample_rate_hz: int
-  codes: dict[str, np.ndarray]
-  seeds: tuple[int, ...]
-
-
-def item_seeds(seed: int | Sequence[int], num_items: int) -> tuple[int, ...]:
-  """One seed per item: those given, or `seed`, `seed + 1`, ... .
-
-  Raises:
-    UserError: if there are not as many seeds as items.
-  """
-  if isinstance(seed, (int, np.integer)):
-    return tuple(int(seed) + i for i in range(num_items))
-  seeds = tuple(int(item) for item in seed)
-  if len(seeds) != num_items:
-    raise errors.UserError(
-      f"{len(seeds)} seeds given: expected one per prompt ({num_items})"
-    )
-  return seeds
-
-
-def _whole_secs(seconds: float) -> float:
-  return math.ceil(seconds / QUANTUM_SECS) * QUANTUM_SECS
-
-
-class MusicLM:
+class MusicLM(cascade.Cascade):
   """The frozen parts composed. Built by `load`, or from parts directly.
 
   Attributes:
@@ -76,6 +40,8 @@ class MusicLM:
     fingerprints: of the parts, by bundle name; empty if not from a bundle.
   """
 
+  temperatures = TEMPERATURES
+
   def __init__(
     self,
     codec,
@@ -84,7 +50,7 @@ class MusicLM:
     coarse_stage: stage_lm.StageLM,
     fine_stage: stage_lm.StageLM,
     semantic_tokenizer=None,
-    fingerprints: dict[str, str] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
     melody=None,
     melody_stage: stage_lm.StageLM | None = None,
   ):
@@ -93,28 +59,15 @@ class MusicLM:
     Raises:
       UserError: if a stage was made for another stream of the same name.
     """
-    self.codec, self.mulan = codec, mulan
-    self.semantic_tokenizer = semantic_tokenizer
-    self.fingerprints = dict(fingerprints or {})
-    self.stages = {
+    stages = {
       "semantic": semantic_stage,
       "coarse": coarse_stage,
       "fine": fine_stage,
     }
+    super().__init__(codec, stages, semantic_tokenizer, fingerprints)
+    self.mulan = mulan
     self.melody, self.melody_stage = melody, melody_stage
-    owners = [codec, mulan, semantic_tokenizer, melody]
-    owners = [owner for owner in owners if owner is not None]
-    stages = dict(self.stages)
-    if melody_stage is not None:
-      stages[melody_stage.spec.name] = melody_stage
-    for name, stage in stages.items():
-      for owner in owners:
-        stream = owner.stream
-        found = stage.streams.get(stream.name, stream)
-        if found != stream:
-          raise errors.UserError(
-            f"stage {name!r} was made for {found}, the tokenizer gives {stream}"
-          )
+    self.check_streams()
 
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "MusicLM":
@@ -145,17 +98,6 @@ class MusicLM:
       melody_stage,
     )
 
-  def stages_for(self, has_melody: bool) -> dict[str, stage_lm.StageLM]:
-    """The stages in order; the semantic one is told a melody if there is one.
-
-    Raises:
-      UserError: if there is no stage for it.
-    """
-    if not has_melody:
-      return dict(self.stages)
-    self.check_melody()
-    return {**self.stages, "semantic": self.melody_stage}
-
   def check_melody(self) -> None:
     """Raises UserError unless a melody can be given."""
     if self.melody is None or self.melody_stage is None:
@@ -172,7 +114,7 @@ class MusicLM:
     prompts: prompts_lib.AnyPrompt | Sequence[prompts_lib.AnyPrompt],
     seconds: float,
     seed: int | Sequence[int] = 0,
-    sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
+    sampling: stage_sampling.StageSampling = TEMPERATURES,
     melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
     negative: prompts_lib.AnyPrompt | None = None,
   ) -> Generation:
@@ -197,28 +139,37 @@ class MusicLM:
         to a system without a stage for it, or guidance is asked of a stage
         that was not trained for it.
     """
+    return self.run(
+      self.request(prompts, seconds, seed, sampling, melody, negative)
+    )
+
+  def request(
+    self,
+    prompts: prompts_lib.AnyPrompt | Sequence[prompts_lib.AnyPrompt],
+    seconds: float,
+    seed: int | Sequence[int] = 0,
+    sampling: stage_sampling.StageSampling = TEMPERATURES,
+    melody: melody_prompt.Melody | Sequence[melody_prompt.Melody] | None = None,
+    negative: prompts_lib.AnyPrompt | None = None,
+  ) -> cascade.Request:
+    """What `generate` runs; arguments and errors are its own."""
     prompts = prompts_lib.as_prompts(prompts)
-    self._check(seconds)
-    sampling = stage_sampling.as_configs(sampling)
+    self.check(seconds, sampling)
     seeds = item_seeds(seed, len(prompts))
-    stages = self.stages_for(melody is not None)
-    stage_sampling.check_guidance(sampling, stages, negative is not None)
-    melody_codes = negative_codes = None
+    stream = self.mulan.stream.name
+    codes = {stream: prompts_lib.encode(self.mulan, prompts)}
     if melody is not None:
       melody_codes = self._melody_codes(melody, len(prompts), seconds)
-    mulan_codes = prompts_lib.encode(self.mulan, prompts)
+      codes[self.melody.stream.name] = melody_codes
+    unwanted = {}
     if negative is not None:
       one = prompts_lib.encode(self.mulan, prompts_lib.as_prompts(negative))
-      negative_codes = np.repeat(one, len(prompts), axis=0)
-    codes = self.generate_codes(
-      mulan_codes, seconds, seeds, sampling, melody_codes, negative_codes
+      unwanted = {stream: np.repeat(one, len(prompts), axis=0)}
+    request = cascade.Request(
+      seconds, seeds, tuple(sampling), codes, negative=unwanted
     )
-    return Generation(
-      self.decode(codes["acoustic"], seconds),
-      self.codec.sample_rate_hz,
-      codes,
-      seeds,
-    )
+    self.check_request(request)
+    return request
 
   def _melody_codes(
     self,
@@ -228,26 +179,24 @@ class MusicLM:
   ) -> np.ndarray:
     self.check_melody()
     if isinstance(melody, melody_prompt.Melody):
-      one = melody_prompt.encode(self.melody, [melody], _whole_secs(seconds))
+      one = melody_prompt.encode(
+        self.melody, [melody], cascade.whole_secs(seconds)
+      )
       return np.repeat(one, num_items, axis=0)
     if len(melody) != num_items:
       raise errors.UserError(
         f"{len(melody)} melodies given: expected one per prompt ({num_items})"
       )
-    return melody_prompt.encode(self.melody, melody, _whole_secs(seconds))
-
-  def _check(self, seconds: float) -> None:
-    if not (math.isfinite(seconds) and seconds > 0):
-      raise errors.UserError(f"seconds={seconds}: expected a positive number")
-    if round(seconds * self.codec.sample_rate_hz) < 1:
-      raise errors.UserError(f"seconds={seconds}: shorter than one sample")
+    return melody_prompt.encode(
+      self.melody, melody, cascade.whole_secs(seconds)
+    )
 
   def generate_codes(
     self,
     mulan_codes: np.ndarray,
     seconds: float,
     seed: int | Sequence[int] = 0,
-    sampling: stage_sampling.StageSampling = stage_sampling.PUBLISHED,
+    sampling: stage_sampling.StageSampling = TEMPERATURES,
     melody_codes: np.ndarray | None = None,
     negative_codes: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
@@ -269,44 +218,15 @@ class MusicLM:
     Raises:
       UserError: if a number is out of range.
     """
-    self._check(seconds)
-    sampling = stage_sampling.as_configs(sampling)
     mulan_codes = np.asarray(mulan_codes, np.int32)
-    seeds = item_seeds(seed, mulan_codes.shape[0])
-    whole_secs = _whole_secs(seconds)
-    codes = {self.mulan.stream.name: mulan_codes}
-    stages = self.stages_for(melody_codes is not None)
-    stage_sampling.check_guidance(sampling, stages, negative_codes is not None)
+    stream = self.mulan.stream.name
+    codes, unwanted = {stream: mulan_codes}, {}
     if melody_codes is not None:
+      self.check_melody()
       codes[self.melody.stream.name] = np.asarray(melody_codes, np.int32)
-    negative = None
     if negative_codes is not None:
-      negative = {self.mulan.stream.name: np.asarray(negative_codes, np.int32)}
-    roots = [rng.root_key(item) for item in seeds]
-    for (name, stage), config in zip(stages.items(), sampling):
-      keys = jnp.stack([rng.named(root, name) for root in roots])
-      run = stage.generate_parallel if name == "fine" else stage.generate_long
-      stream = stage.target_stream
-      frames = stream.num_frames(whole_secs)
-      made = run(codes, frames, config, keys, negative)
-      if stage.spec.target.first_level:
-        made = np.concatenate([codes[stream.name], made], axis=-1)
-      codes[stream.name] = made
-    for stage in stages.values():
-      stream = stage.target_stream
-      frames = max(1, math.ceil(round(seconds * stream.frame_rate_hz, 6)))
-      codes[stream.name] = codes[stream.name][:, :frames]
-    return codes
-
-  def decode(self, acoustic_codes: np.ndarray, seconds: float) -> np.ndarray:
-    """Acoustic codes to float32 `[batch, round(seconds * sample_rate_hz)]`."""
-    num_samples = round(seconds * self.codec.sample_rate_hz)
-    waveform = np.asarray(
-      jax.device_get(self.codec.decode(acoustic_codes)), np.float32
+      unwanted[stream] = np.asarray(negative_codes, np.int32)
+    seeds = item_seeds(seed, mulan_codes.shape[0])
+    return self.sample(
+      cascade.Request(seconds, seeds, tuple(sampling), codes, negative=unwanted)
     )
-    if waveform.shape[1] < num_samples:
-      raise ValueError(
-        f"the codec gave {waveform.shape[1]} samples for "
-        f"{acoustic_codes.shape[1]} frames: expected at least {num_samples}"
-      )
-    return np.clip(waveform[:, :num_samples], -1.0, 1.0)

@@ -168,7 +168,7 @@ def embed(
   contents = {part.content: None for p in prompts for part in p.parts}
   texts = [content for content in contents if isinstance(content, str)]
   if texts:
-    embed_text = mulan.embed_prompt_text if is_mapped else mulan.embed_text
+    embed_text = mulan.prompt_embeddings if is_mapped else mulan.embed_text
     contents |= zip(texts, embed_text(texts))
   for content in contents:
     if not isinstance(content, str):

@@ -13,14 +13,13 @@ from musiclm_jax.core import artifacts, errors
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
-from musiclm_jax.decoding import autoregressive, continuation, guidance
+from musiclm_jax.decoding import autoregressive, guidance
 from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
+from musiclm_jax.systems import stage_windows
 
 KIND = "stage"
-# Rows decoded at once when a stage's windows are independent of each other.
-MAX_ROWS = 64
 
 
 def export_stage(
@@ -150,7 +149,7 @@ def generate_program(
   return codes
 
 
-class StageLM:
+class StageLM(stage_windows.StageWindows):
   """Generates and scores target codes of one stage.
 
   Attributes:
@@ -237,21 +236,6 @@ class StageLM:
       ) from error
     return cls(*pieces, fingerprint=artifact.fingerprint)
 
-  @property
-  def target_stream(self) -> streams_lib.TokenStream:
-    """Stream of the generated codes."""
-    return self.streams[self.spec.target.stream]
-
-  @property
-  def window_frames(self) -> int:
-    """Target frames of one training crop."""
-    return self.target_stream.num_frames(self.spec.crop_secs)
-
-  def _layout(self, num_frames: int) -> stages_lib.StageLayout:
-    rate = self.target_stream.frame_rate_hz
-    secs = num_frames / rate if rate else self.spec.crop_secs
-    return stages_lib.StageLayout(self.spec, self.streams, secs)
-
   def score(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
     """Negative log-probability of target codes, teacher-forced.
 
@@ -298,6 +282,7 @@ class StageLM:
     first_frames: np.ndarray | int = 0,
     forced: np.ndarray | None = None,
     negative: Mapping[str, np.ndarray] | None = None,
+    num_forced: np.ndarray | int | None = None,
   ) -> np.ndarray:
     """Samples one window.
 
@@ -316,6 +301,8 @@ class StageLM:
       negative: with guidance, codes that take the place of others in the rows
         it moves away from, of streams without frames; without any that the
         stage is told, those rows lack its dropped streams.
+      num_forced: frames of `forced` that are taken, one number for all items
+        or `[batch]`; all of them by default.
 
     Returns:
       int32 `[batch, num_frames, levels]`, without the prefix.
@@ -338,10 +325,11 @@ class StageLM:
         other = layout.drop(tokens)
       tokens = np.concatenate([tokens, other])
     given = np.zeros((batch, num_frames, levels), np.int32)
-    num_forced = 0
-    if forced is not None:
-      num_forced = forced.shape[1]
-      given[:, :num_forced] = forced
+    if forced is None:
+      num_forced = 0
+    else:
+      given[:, : forced.shape[1]] = forced
+      num_forced = forced.shape[1] if num_forced is None else num_forced
     first = (np.asarray(first_frames) + known) * levels
     return np.asarray(
       self._generate(
@@ -350,7 +338,7 @@ class StageLM:
         keys,
         np.broadcast_to(first, (batch,)).astype(np.int32),
         given,
-        np.int32(num_forced),
+        np.broadcast_to(num_forced, (batch,)).astype(np.int32),
         shapes=layout.shapes,
         num_frames=num_frames,
         sampling=sampling,
@@ -404,116 +392,3 @@ class StageLM:
       num_frames,
       sampling,
     )
-
-  def _conditioning(
-    self, codes: Mapping[str, np.ndarray], window: continuation.Window
-  ) -> dict[str, np.ndarray]:
-    """Conditioning codes of one window, cut from those of the whole item."""
-    layout = self._layout(window.num_frames)
-    start_secs = window.start / (self.target_stream.frame_rate_hz or 1.0)
-    cut = {}
-    for index, segment in enumerate(self.spec.segments[:-1]):
-      stream = self.streams[segment.stream]
-      array = np.asarray(codes[segment.stream])
-      if stream.has_windows:
-        cut[segment.stream] = streams_lib.take_windows(
-          stream, array, start_secs, layout.segment_frames(index)
-        )
-        continue
-      span = continuation.stream_span(
-        start_secs,
-        layout.segment_frames(index),
-        stream.frame_rate_hz,
-        array.shape[1],
-      )
-      cut[segment.stream] = array[:, span]
-    return cut
-
-  def generate_long(
-    self,
-    conditioning: Mapping[str, np.ndarray],
-    total_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
-    keys: jax.Array,
-    negative: Mapping[str, np.ndarray] | None = None,
-  ) -> np.ndarray:
-    """Any length: half of each window is the end of the one before.
-
-    MusicLM sec. 5.3: 15 s of known semantic tokens, 15 s of new ones.
-
-    Args:
-      conditioning: codes by stream over the whole item; of a stream with
-        windows all that are stored, `stride_secs` apart.
-      total_frames: target frames to make.
-      sampling: see `generate`.
-      keys: typed keys `[batch]`.
-      negative: see `generate`.
-
-    Returns:
-      int32 `[batch, total_frames, levels]`.
-    """
-    prefix_frames = self.window_frames // 2
-    plan = continuation.plan_windows(
-      total_frames, self.window_frames, prefix_frames
-    )
-
-    def make(window, known):
-      prefix = forced = None
-      new_frames = window.num_frames
-      if known is not None:
-        # A fixed prefix, so that a last window that knows more of its frames
-        # than others reuses their compiled program.
-        prefix, forced = known[:, :prefix_frames], known[:, prefix_frames:]
-        new_frames -= prefix_frames
-      codes = self.generate(
-        self._conditioning(conditioning, window),
-        prefix,
-        new_frames,
-        sampling,
-        keys,
-        window.start,
-        forced,
-        negative,
-      )
-      return codes if forced is None else codes[:, forced.shape[1] :]
-
-    return continuation.run_windows(plan, make)
-
-  def generate_parallel(
-    self,
-    conditioning: Mapping[str, np.ndarray],
-    total_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
-    keys: jax.Array,
-    negative: Mapping[str, np.ndarray] | None = None,
-  ) -> np.ndarray:
-    """Any length, in independent windows decoded side by side.
-
-    AudioLM sec. III-C: fine codes of non-overlapping crops. Arguments and
-    result as in `generate_long`.
-    """
-    plan = continuation.plan_windows(total_frames, self.window_frames, 0)
-    batch = keys.shape[0]
-    sampling = sampling_lib.as_config(sampling)
-    rows = batch if sampling.guidance == 1 else 2 * batch
-    per_call = max(1, MAX_ROWS // rows)
-    parts = []
-    for start in range(0, len(plan), per_call):
-      chunk = list(plan[start : start + per_call])
-      if start:  # Repeats fill the last call up to the compiled shape.
-        chunk += [chunk[-1]] * (per_call - len(chunk))
-      cuts = [self._conditioning(conditioning, window) for window in chunk]
-      codes = self.generate(
-        {name: np.concatenate([cut[name] for cut in cuts]) for name in cuts[0]},
-        None,
-        chunk[0].num_frames,
-        sampling,
-        jnp.tile(keys, len(chunk)),
-        np.repeat([window.start for window in chunk], batch),
-        negative={
-          name: np.concatenate([array] * len(chunk))
-          for name, array in (negative or {}).items()
-        },
-      )
-      parts += np.split(codes, len(chunk))
-    return continuation.join_windows(plan, parts)

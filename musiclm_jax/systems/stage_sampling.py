@@ -9,8 +9,6 @@ from musiclm_jax.decoding import sampling as sampling_lib
 
 MULAN = "mulan"
 STAGES = ("semantic", "coarse", "fine")
-# MusicLM sec. 4.1: temperatures; no other filter is published.
-PUBLISHED = tuple(map(sampling_lib.SamplingConfig, (1.0, 0.95, 0.4)))
 
 StageSampling = Sequence[sampling_lib.SamplingConfig | float]
 

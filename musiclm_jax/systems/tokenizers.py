@@ -424,12 +424,8 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
     """Embeddings `[batch, output_dim]` to int32 `[batch, 1, codebooks]`."""
     return rvq.encode(np.asarray(embeddings), self.codebooks)[:, None]
 
-  def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts to int32 `[batch, 1, codebooks]`, what generation starts from."""
-    return self.quantize(self.embed_prompt_text(texts))
-
-  def embed_prompt_text(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts to float32 `[batch, output_dim]`, as generation takes them.
+  def prompt_embeddings(self, texts: Sequence[str]) -> np.ndarray:
+    """Texts to float32 `[batch, output_dim]`, what generation starts from.
 
     Here alone the text mapper is used: scores compare the towers as they are.
     """
@@ -437,6 +433,10 @@ class MuLanTokenizer(embedders.MuLanEmbedder):
     if self.text_mapper is not None:
       embeddings = self.text_mapper(embeddings)
     return embeddings
+
+  def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+    """`prompt_embeddings`, quantized to int32 `[batch, 1, codebooks]`."""
+    return self.quantize(self.prompt_embeddings(texts))
 
   def encode(self, waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
     """Waveforms, as `embed_windows`, to int32 `[batch, 1, codebooks]`."""

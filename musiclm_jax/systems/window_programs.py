@@ -347,14 +347,19 @@ def load(
   acoustic_window_secs: float,
   semantic_window_secs: float,
   semantic_halo_secs: float,
-) -> tuple[AcousticProgram, SemanticProgram, MuLanProgram]:
+) -> tuple[Program, ...]:
   """Programs of the artefacts `soundstream`, `semantic` and `mulan`.
 
+  The last may be missing: for stages that know no text (AudioLM).
+
   Raises:
-    UserError: if one is missing, damaged or of another kind, or a window does
-      not fit its frames.
+    UserError: if another one is missing, one is damaged or of another kind, or
+      a window does not fit its frames.
   """
   root = pathlib.Path(artifact_dir)
+  mulan = []
+  if (root / "mulan").exists():
+    mulan = [MuLanProgram(artifacts.load(root / "mulan", "mulan"))]
   return (
     AcousticProgram(
       artifacts.load(root / "soundstream", "soundstream"), acoustic_window_secs
@@ -364,5 +369,5 @@ def load(
       semantic_window_secs,
       semantic_halo_secs,
     ),
-    MuLanProgram(artifacts.load(root / "mulan", "mulan")),
+    *mulan,
   )

@@ -55,3 +55,15 @@ def test_windows_survive_json():
 def test_bad_windows_are_refused(rate_hz, window, stride, text):
   with pytest.raises(ValueError, match=text):
     streams.TokenStream("melody", 4, 1, rate_hz, window, stride)
+
+
+def test_grid_is_the_common_rate():
+  def stream(name, rate):
+    return streams.TokenStream(name, 8, 1, rate)
+
+  pair = {"a": stream("a", 25.0), "b": stream("b", 50.0)}
+  assert streams.grid_hz(pair) == 25.0
+  pair = {"a": stream("a", 25.0), "b": stream("b", 37.5)}
+  assert streams.grid_hz(pair) == 12.5
+  with pytest.raises(ValueError, match="frame rate"):
+    streams.grid_hz({"mulan": stream("mulan", 0.0)})

@@ -5,11 +5,9 @@ import importlib.util
 import pathlib
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from musiclm_jax.core import stages
-from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import preprocessors, token_cache
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -58,18 +56,6 @@ def test_peak_and_gain():
   rows = _run(preprocessors.random_gain(_examples(waveform, 50), -6.0, 6.0))
   gains = [20 * np.log10(row["waveform"][0] / 0.1) for row in rows]
   assert -6.01 < min(gains) < -3 < 3 < max(gains) < 6.01
-
-
-def test_grid_is_the_common_rate():
-  def stream(name, rate):
-    return streams_lib.TokenStream(name, 8, 1, rate)
-
-  pair = {"a": stream("a", 25.0), "b": stream("b", 50.0)}
-  assert preprocessors.grid_hz(pair) == 25.0
-  pair = {"a": stream("a", 25.0), "b": stream("b", 37.5)}
-  assert preprocessors.grid_hz(pair) == 12.5
-  with pytest.raises(ValueError, match="frame rate"):
-    preprocessors.grid_hz({"mulan": stream("mulan", 0.0)})
 
 
 def _cropper(spec: stages.StageSpec):

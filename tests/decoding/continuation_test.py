@@ -19,6 +19,20 @@ def test_windows_cover_all_frames_in_equal_lengths(total, prefix):
   assert all(w.num_known == prefix for w in plan[1:-1])
 
 
+@pytest.mark.parametrize("prefix", [0, 5])
+@pytest.mark.parametrize("given", [0, 1, 4, 7, 10, 23, 36, 37, 40])
+@pytest.mark.parametrize("cuts", [(), (3,), (12, 14), (30, 37, 50)])
+def test_given_frames_stay_and_windows_end_at_cuts(prefix, given, cuts):
+  plan = continuation.plan_windows(37, 10, prefix, given, cuts)
+  made = [frame for w in plan for frame in range(w.new_start, w.kept_end)]
+  assert made == list(range(given, 37))
+  for window in plan:
+    assert window.start >= 0 and window.end <= 37 and window.num_frames == 10
+    assert not any(window.new_start < cut < window.kept_end for cut in cuts)
+    if prefix:
+      assert window.num_known >= min(prefix, window.new_start)
+
+
 def test_paper_windows_are_thirty_seconds_by_fifteen():
   plan = continuation.plan_windows(60 * 25, 30 * 25, 15 * 25)
   assert [w.start for w in plan] == [0, 375, 750]

@@ -111,8 +111,8 @@ def test_filters_of_a_stage_act_on_that_stage(system, plain):
 
 def guided(guidance):
   return tuple(
-    sampling.SamplingConfig(config.temperature, guidance=one)
-    for config, one in zip(stage_sampling.PUBLISHED, (guidance, guidance, 1.0))
+    sampling.SamplingConfig(temperature, guidance=one)
+    for temperature, one in zip(musiclm.TEMPERATURES, (guidance, guidance, 1.0))
   )
 
 
@@ -142,7 +142,9 @@ def test_a_stage_moves_away_from_nothing_or_from_what_is_not_wanted(system):
   def made(guidance, negative=None):
     config = sampling.SamplingConfig(guidance=guidance)
     negative = None if negative is None else {"mulan": negative}
-    return stage.generate_long({"mulan": mulan}, 25, config, keys, negative)
+    return stage.generate_long(
+      {"mulan": mulan}, 25, config, keys, negative=negative
+    )
 
   told, unguided, guided = made(1.0), made(0.0), made(3.0)
   assert (told[0] != told[1]).any()

@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_stages
 
 from musiclm_jax.core import artifacts, errors, stages, streams
-from musiclm_jax.layers import transformer
-from musiclm_jax.networks import decoder_lm
-from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import musiclm, stage_lm
 
 MULAN = streams.TokenStream("mulan", 4, 2)
@@ -24,9 +22,7 @@ SPECS = (
   stages.coarse_stage(2, 2, 1.0),
   stages.fine_stage(2, 4, 1.0),
 )
-STACK = transformer.TransformerConfig(
-  1, 16, 2, 16, relpos_buckets=8, relpos_max_distance=20
-)
+STACK = tiny_stages.STACK
 
 
 class _Codec:
@@ -45,33 +41,8 @@ class _Mulan:
     return np.array(codes, np.int32)[:, None]
 
 
-def make_params(spec, scale=3.0):
-  layout = stages.StageLayout(spec, {s.name: s for s in STREAMS})
-  network = decoder_lm.DecoderLM(
-    decoder_lm.DecoderLMConfig(
-      STACK,
-      layout.vocab_size,
-      layout.num_target_levels,
-      layout.target_stream.codebook_size,
-    )
-  )
-  shapes = jax.eval_shape(
-    lambda: axes.unbox(
-      network.init(
-        jax.random.key(0),
-        jnp.zeros((1, layout.length), jnp.int32),
-        layout.shapes,
-      )
-    )
-  )["params"]
-  # Drawn in numpy, which compiles nothing; large enough for confident logits.
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: (
-      rng.standard_normal(leaf.shape) * scale / np.sqrt(leaf.shape[-1])
-    ).astype(np.float32),
-    shapes,
-  )
+def make_params(spec):
+  return tiny_stages.make_params(spec, STREAMS)
 
 
 @pytest.fixture(scope="module")

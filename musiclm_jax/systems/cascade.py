@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages one after the other: a request in, codes of all streams and audio out.
+
+What MusicLM and AudioLM share. A request says what is known of an item:
+conditioning that spans it, and codes of its begin. Text, a story, audio to go
+on from and semantic codes to make audible are all requests (`modes.py`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from musiclm_jax.core import errors, rng
+from musiclm_jax.decoding import sampling as sampling_lib
+from musiclm_jax.decoding import tracks
+from musiclm_jax.systems import stage_lm, stage_sampling
+
+# Durations are generated in whole multiples and trimmed: few shapes to compile,
+# and frames of all streams end at the same time.
+QUANTUM_SECS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """What was made.
+
+  Attributes:
+    waveform: float32 `[batch, samples]`.
+    sample_rate_hz: of the waveform.
+    codes: int32 `[batch, frames, codebooks]` by stream: 'mulan', 'semantic',
+      'acoustic', covering the waveform; 'melody' where one was given. Of a
+      story, 'mulan' has a frame per prompt.
+    seeds: one per item.
+  """
+
+  waveform: np.ndarray
+  sample_rate_hz: int
+  codes: dict[str, np.ndarray]
+  seeds: tuple[int, ...]
+
+
+def item_seeds(seed: int | Sequence[int], num_items: int) -> tuple[int, ...]:
+  """One seed per item: those given, or `seed`, `seed + 1`, ... .
+
+  Raises:
+    UserError: if there are not as many seeds as items.
+  """
+  if isinstance(seed, (int, np.integer)):
+    return tuple(int(seed) + i for i in range(num_items))
+  seeds = tuple(int(item) for item in seed)
+  if len(seeds) != num_items:
+    raise errors.UserError(
+      f"{len(seeds)} seeds given: expected one per prompt ({num_items})"
+    )
+  return seeds
+
+
+def whole_secs(seconds: float) -> float:
+  """The least multiple of `QUANTUM_SECS` that is no shorter."""
+  return math.ceil(seconds / QUANTUM_SECS) * QUANTUM_SECS
+
+
+def needed_frames(seconds: float, frame_rate_hz: float) -> int:
+  """Frames that cover `seconds`, at least 1."""
+  return max(1, math.ceil(round(seconds * frame_rate_hz, 6)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """Items to make at once.
+
+  Attributes:
+    seconds: duration of each.
+    seeds: one per item.
+    sampling: one per stage; a number is the temperature.
+    conditioning: by stream, what the stages are told: codes int32 `[batch,
+      frames, codebooks]`, or `tracks.Scenes`.
+    given: by stream, codes of the begin of the items, with all codebooks; they
+      are kept as they are. Streams that are given whole are not sampled.
+    is_whole: nothing beyond `seconds` is made; by default durations are
+      rounded up to whole seconds while sampling, for fewer shapes to compile.
+    about: codes that are part of the result beside those of the stages.
+    negative: by stream, codes that guided stages move away from, of streams
+      without frames; a stage that is told none of them does without its
+      dropped streams.
+  """
+
+  seconds: float
+  seeds: tuple[int, ...]
+  sampling: tuple[sampling_lib.SamplingConfig, ...]
+  conditioning: Mapping[str, tracks.Conditioning] = dataclasses.field(
+    default_factory=dict
+  )
+  given: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  is_whole: bool = False
+  about: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  negative: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    """Raises UserError unless there is a way to draw for each stage."""
+    configs = stage_sampling.as_configs(self.sampling)
+    object.__setattr__(self, "sampling", configs)
+
+  def num_frames(self, stage: stage_lm.StageLM) -> int:
+    """Target frames that a stage makes, given ones included."""
+    if self.is_whole:
+      rate_hz = stage.target_stream.frame_rate_hz
+      return needed_frames(self.seconds, rate_hz)
+    return stage.target_stream.num_frames(whole_secs(self.seconds))
+
+  def given_codes(self, stage: stage_lm.StageLM) -> np.ndarray | None:
+    """Given target codes of a stage, `[batch, frames, levels]`, or None."""
+    target = stage.spec.target
+    codes = self.given.get(target.stream)
+    if codes is None or not codes.shape[1]:
+      return None
+    levels = codes[:, :, target.first_level : target.end_level]
+    return np.asarray(levels, np.int32)[:, : self.num_frames(stage)]
+
+  def stage_keys(self, name: str) -> jax.Array:
+    """Typed keys `[batch]` of one stage: of seed and name only."""
+    return jnp.stack([rng.named(rng.root_key(s), name) for s in self.seeds])
+
+
+def is_parallel(name: str) -> bool:
+  """Whether windows of a stage are independent of each other."""
+  return name == "fine"
+
+
+class Cascade:
+  """Frozen stages and the codec that makes their codes audible.
+
+  Attributes:
+    codec: encodes and decodes waveforms (`SoundStreamTokenizer`).
+    stages: `StageLM`s by name, in order.
+    semantic_tokenizer: for audio prompts; None if not given.
+    mulan: embeds and quantizes text and audio; None where no stage uses it.
+    melody: tokenizes melodies; None if not given.
+    melody_stage: the semantic stage that is told a melody; None if not given.
+    fingerprints: of the parts, by bundle name; empty if not from a bundle.
+  """
+
+  temperatures: tuple[float, ...]
+  mulan: Any = None
+  melody: Any = None
+  melody_stage: stage_lm.StageLM | None = None
+
+  def __init__(
+    self,
+    codec: Any,
+    stages: Mapping[str, stage_lm.StageLM],
+    semantic_tokenizer: Any = None,
+    fingerprints: Mapping[str, str] | None = None,
+  ):
+    """Composes the parts; `check_streams` compares them."""
+    self.codec = codec
+    self.stages = dict(stages)
+    self.semantic_tokenizer = semantic_tokenizer
+    self.fingerprints = dict(fingerprints or {})
+
+  def check_streams(self) -> None:
+    """Raises UserError unless stages were made for the tokenizers' streams."""
+    owners = [self.codec, self.mulan, self.semantic_tokenizer, self.melody]
+    stages = dict(self.stages)
+    if self.melody_stage is not None:
+      stages[self.melody_stage.spec.name] = self.melody_stage
+    for name, stage in stages.items():
+      for owner in owners:
+        if owner is None:
+          continue
+        stream = owner.stream
+        found = stage.streams.get(stream.name, stream)
+        if found != stream:
+          raise errors.UserError(
+            f"stage {name!r} was made for {found}, the tokenizer gives {stream}"
+          )
+
+  def stages_of(self, request: Request) -> dict[str, stage_lm.StageLM]:
+    """The stages that a request goes through, in order."""
+    return self.stages_for(
+      self.melody is not None
+      and self.melody.stream.name in request.conditioning
+    )
+
+  def stages_for(self, has_melody: bool) -> dict[str, stage_lm.StageLM]:
+    """The stages in order, of which the first may be told a melody."""
+    if not has_melody:
+      return dict(self.stages)
+    return {**self.stages, "semantic": self.melody_stage}
+
+  def check_text(self) -> None:
+    """Raises UserError unless the system knows text."""
+    if self.mulan is None:
+      raise errors.UserError(
+        "a text is given, but this bundle has no mulan: it continues audio, "
+        "or makes music of its own"
+      )
+
+  def check_request(self, request: Request) -> None:
+    """Raises UserError if a number is out of range, or guidance impossible."""
+    self.check(request.seconds, request.sampling)
+    stages = self.stages_of(request)
+    is_negative_given = bool(request.negative)
+    stage_sampling.check_guidance(request.sampling, stages, is_negative_given)
+
+  def check(
+    self, seconds: float, sampling: stage_sampling.StageSampling
+  ) -> None:
+    """Raises UserError if a number is out of range."""
+    if not (math.isfinite(seconds) and seconds > 0):
+      raise errors.UserError(f"seconds={seconds}: expected a positive number")
+    if round(seconds * self.codec.sample_rate_hz) < 1:
+      raise errors.UserError(f"seconds={seconds}: shorter than one sample")
+    stage_sampling.as_configs(sampling)
+
+  def sample(self, request: Request) -> dict[str, np.ndarray]:
+    """Runs the stages, each over the whole item.
+
+    Args:
+      request: what is known.
+
+    Returns:
+      Codes by stream that cover `request.seconds`, int32 `[batch, frames,
+      codebooks]`, and `request.about`.
+
+    Raises:
+      UserError: if a number is out of range.
+    """
+    self.check_request(request)
+    codes: dict[str, Any] = dict(request.conditioning)
+    stages = self.stages_of(request)
+    made_streams = []
+    for (name, stage), sampling in zip(stages.items(), request.sampling):
+      parallel = is_parallel(name)
+      run = stage.generate_parallel if parallel else stage.generate_long
+      made = run(
+        codes,
+        request.num_frames(stage),
+        sampling,
+        request.stage_keys(name),
+        request.given_codes(stage),
+        request.negative,
+      )
+      stream = stage.target_stream.name
+      if stage.spec.target.first_level:
+        made = np.concatenate([codes[stream], made], axis=-1)
+      codes[stream] = made
+      made_streams.append(stage.target_stream)
+    for stream in made_streams:
+      frames = needed_frames(request.seconds, stream.frame_rate_hz)
+      codes[stream.name] = codes[stream.name][:, :frames]
+    codes.update(request.about)
+    return {
+      name: np.asarray(array)
+      for name, array in codes.items()
+      if not isinstance(array, tracks.Scenes)
+    }
+
+  def run(self, request: Request) -> Generation:
+    """Codes of a request, and their audio; raises as `sample`."""
+    codes = self.sample(request)
+    return Generation(
+      self.decode(codes["acoustic"], request.seconds),
+      self.codec.sample_rate_hz,
+      codes,
+      request.seeds,
+    )
+
+  def decode(self, acoustic_codes: np.ndarray, seconds: float) -> np.ndarray:
+    """Acoustic codes to float32 `[batch, round(seconds * sample_rate_hz)]`."""
+    num_samples = round(seconds * self.codec.sample_rate_hz)
+    waveform = np.asarray(
+      jax.device_get(self.codec.decode(acoustic_codes)), np.float32
+    )
+    if waveform.shape[1] < num_samples:
+      raise ValueError(
+        f"the codec gave {waveform.shape[1]} samples for "
+        f"{acoustic_codes.shape[1]} frames: expected at least {num_samples}"
+      )
+    return np.clip(waveform[:, :num_samples], -1.0, 1.0)
+
+
+def seam_secs(
+  system: Cascade, request: Request
+) -> Iterator[tuple[str, tuple[float, ...]]]:
+  """Where the windows of a request join, stage by stage.
+
+  Yields:
+    A stage's name and the times, ascending, at which a window goes on from
+    what is there already.
+  """
+  for name, stage in system.stages_of(request).items():
+    given = request.given_codes(stage)
+    num_given = 0 if given is None else given.shape[1]
+    total = request.num_frames(stage)
+    if is_parallel(name):
+      plan = stage.plan_parallel(total, num_given)
+    else:
+      plan = stage.plan(request.conditioning, total, num_given)
+    times = [w.new_start / stage.target_stream.frame_rate_hz for w in plan]
+    yield name, tuple(t for t in times if 0 < t < request.seconds)
