@@ -23,6 +23,7 @@ _CORE = [
   "optax>=0.2.5,<0.3",
   "orbax-checkpoint>=0.12,<0.13",
   "psutil>=6.0",
+  "PyYAML>=6.0",
   "safetensors>=0.5",
   # 0.2.3 refuses the protobuf that apache-beam needs (docs/architecture.md).
   "sentencepiece>=0.2.0,<0.2.3",
