@@ -92,7 +92,10 @@ GENERATE = ("generate", "--bundle=nowhere", "--output=x.wav")
     ((*GENERATE, "--prompt=a", "--batch_size=0"), "--batch_size=0"),
     ((*GENERATE, "--prompt=a", "--prompt=b"), "use --output_dir"),
     ((*GENERATE, "--prompt=a"), "no bundle at nowhere"),
-    (("generate", "--bundle=b", "--prompt=a"), "--output or --output_dir"),
+    (
+      ("generate", "--bundle=b", "--prompt=a"),
+      "--output, --output_dir and --stream",
+    ),
     (
       ("generate", "--bundle=b", "--prompts=nofile", "--output_dir=d"),
       "no prompt file at nofile",
