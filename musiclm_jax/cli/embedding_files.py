@@ -181,7 +181,7 @@ def _write_table(
   scratch = target.with_name(f".{target.name}.writing")
   try:
     if target.suffix.lower() == ".npz":
-      with open(scratch, "wb") as file:
+      with errors.naming(target), open(scratch, "wb") as file:
         np.savez(
           file,
           paths=np.array(paths, np.str_),
@@ -192,7 +192,10 @@ def _write_table(
           fingerprint=np.array(fingerprint),
         )
     else:
-      with open(scratch, "w", newline="", encoding="utf-8") as file:
+      with (
+        errors.naming(target),
+        open(scratch, "w", newline="", encoding="utf-8") as file,
+      ):
         writer = csv.writer(file)
         names = [f"e{index}" for index in range(dim)]
         writer.writerow(["kind", "source", "start_secs", *names])

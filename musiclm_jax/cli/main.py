@@ -130,6 +130,7 @@ def _exit_code(error: Exception) -> int | None:
   if isinstance(error, OSError) and error.errno in (
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EIO,
   ):
     return 42

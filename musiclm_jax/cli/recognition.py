@@ -10,7 +10,7 @@ import numpy as np
 
 from musiclm_jax.audio import chroma, files, perturb
 from musiclm_jax.core import errors, progress, rvq
-from musiclm_jax.data import melody_pairs, sources
+from musiclm_jax.data import clip_source, melody_pairs
 from musiclm_jax.evaluation import melody_retrieval, summary
 from musiclm_jax.systems import melody_tokenizer
 
@@ -98,7 +98,7 @@ def read_crops(
   Raises:
     UserError: if the corpus has no versions, or fewer than two works.
   """
-  builder = sources.corpus_builder(corpus_dir)
+  builder = clip_source.corpus_builder(corpus_dir)
   if split not in builder.info.splits:
     raise errors.UserError(
       f"split {split!r} of {corpus_dir}: expected one of "

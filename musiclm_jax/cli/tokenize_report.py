@@ -6,14 +6,13 @@ cache flow out. They differ from run to run and are no part of the cache.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import socket
 import time
 from typing import Any
 
-from musiclm_jax.data import token_manifest
+from musiclm_jax.data import token_cache_writer, token_manifest
 from musiclm_jax.systems import device_feed
 
 # From this share on, more devices would make the job faster.
@@ -106,5 +105,5 @@ def write(directory: pathlib.Path, report: dict[str, Any]) -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True)
   name = f"{socket.gethostname()}-{os.getpid()}-{time.time():.0f}.json"
   path = folder / name
-  path.write_text(json.dumps(report, indent=2) + "\n")
+  token_cache_writer.write_json(path, report)
   return path

@@ -4,6 +4,10 @@
 0 done; 1 user error; 42 retry (infrastructure); 143 pre-empted and saved.
 """
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 
 class UserError(ValueError):
   """Bad input from the user: shown as one line, exit code 1."""
@@ -21,6 +25,17 @@ class Preempted(RuntimeError):
   """SIGTERM arrived and the state was saved; start again to go on."""
 
   exit_code = 143
+
+
+@contextlib.contextmanager
+def naming(path: Any) -> Iterator[None]:
+  """Within it an OSError that names no file, of a full disk say, names one."""
+  try:
+    yield
+  except OSError as error:
+    if error.filename is None:
+      error.filename = str(path)
+    raise
 
 
 def nearest(name: str, candidates) -> str:

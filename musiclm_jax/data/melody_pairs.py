@@ -22,10 +22,10 @@ import tensorflow as tf
 from musiclm_jax.audio import perturb
 from musiclm_jax.core import errors
 from musiclm_jax.data import (
+  clip_source,
   feature_converters,
   features,
   melody_order,
-  sources,
   tasks,
 )
 
@@ -137,7 +137,7 @@ class _Rows:
     return melody * self.versions.stored + version % self._wanted
 
 
-class MelodySource(sources.ClipSource):
+class MelodySource(clip_source.ClipSource):
   """Clips in groups of one melody.
 
   Features: `waveform`, `tempo_ratio`, `max_tempo_ratio`, `melody_ids` and

@@ -16,6 +16,8 @@ import threading
 import time
 import uuid
 
+from musiclm_jax.core import errors
+
 _BEATS_PER_TIMEOUT = 6
 # What a file system without hard links says (mounted buckets).
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
@@ -146,7 +148,12 @@ class Claims:
   def _written(self, path: pathlib.Path, beat: int) -> pathlib.Path:
     """A file beside `path` with our claim."""
     scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
-    scratch.write_text(json.dumps({**self._identity, "beat": beat}))
+    try:
+      with errors.naming(path):
+        scratch.write_text(json.dumps({**self._identity, "beat": beat}))
+    except OSError:
+      scratch.unlink(missing_ok=True)
+      raise
     return scratch
 
   def _is_stale(self, name: str) -> bool:

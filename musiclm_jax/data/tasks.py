@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from musiclm_jax.core import artifacts, stages, vocabularies
 from musiclm_jax.data import (
+  clip_source,
   feature_converters,
   features,
   preprocessors,
@@ -244,7 +245,7 @@ def register(
     preprocessors: its steps.
     output_features: what they give.
   """
-  mark = _mark(config, corpus_dirs, sources.CORPUS_INFO)
+  mark = _mark(config, corpus_dirs, clip_source.CORPUS_INFO)
   return _register(
     f"{kind}_{_corpus_names(corpus_dirs)}_{mark}",
     lambda name: _task(name, make_source(), preprocessors, output_features),
@@ -303,7 +304,7 @@ def waveform_recipe(config: WaveformTaskConfig) -> Recipe:
   """
 
   def make_task(name: str) -> seqio.Task:
-    source = sources.ClipSource(
+    source = clip_source.ClipSource(
       config.corpus_dirs,
       config.sample_rate_hz,
       config.weights,
@@ -317,7 +318,7 @@ def waveform_recipe(config: WaveformTaskConfig) -> Recipe:
       output_features=_audio_features(config.num_channels),
     )
 
-  mark = _mark(config, config.corpus_dirs, sources.CORPUS_INFO)
+  mark = _mark(config, config.corpus_dirs, clip_source.CORPUS_INFO)
   task = _register(f"waveform_{_audio_name(config)}_{mark}", make_task)
   converter = feature_converters.WaveformConverter(config.num_channels)
   return Recipe(task, converter, _lengths(config))
@@ -338,7 +339,7 @@ def caption_recipe(config: CaptionTaskConfig) -> Recipe:
   weights = text_kinds.check_weights(config.text_weights or {"caption": 1.0})
 
   def make_task(name: str) -> seqio.Task:
-    source = sources.ClipSource(
+    source = clip_source.ClipSource(
       audio.corpus_dirs,
       audio.sample_rate_hz,
       audio.weights,
@@ -364,7 +365,7 @@ def caption_recipe(config: CaptionTaskConfig) -> Recipe:
       },
     )
 
-  mark = _mark(config, audio.corpus_dirs, sources.CORPUS_INFO)
+  mark = _mark(config, audio.corpus_dirs, clip_source.CORPUS_INFO)
   mark += artifacts.fingerprint("text", {}, {}, vocabulary.files)[:8]
   name = f"caption_{_audio_name(audio)}_text{config.text_length}_{mark}"
   task = _register(name, make_task)

@@ -7,12 +7,14 @@ by arithmetic and a shard appears by one rename, so a killed writer goes on
 where it was and no clip is lost or doubled. Needs no TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,13 +54,32 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
   # sweeps scratch files away: then it is written again.
   for last in (False, False, True):
     scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
-    scratch.write_text(json.dumps(values, indent=2) + "\n")
     try:
-      scratch.rename(path)
+      with errors.naming(path):
+        scratch.write_text(json.dumps(values, indent=2) + "\n")
+        scratch.rename(path)
       return
     except FileNotFoundError:
       if last:
         raise
+    except OSError:
+      scratch.unlink(missing_ok=True)  # half of it, on a full disk
+      raise
+
+
+def _on_disk(path: pathlib.Path, call: Callable[..., Any], *args: Any) -> None:
+  """Calls a method of a record writer; what it raises is of the disk.
+
+  Raises:
+    RetryError: if there is no room, say.
+  """
+  try:
+    call(*args)
+  except RuntimeError as error:
+    raise errors.RetryError(
+      f"cannot write {path}: {str(error).split(';')[0]}; finished shards are "
+      "kept, the same command goes on behind them"
+    ) from error
 
 
 def check_same_settings(
@@ -124,8 +145,15 @@ class TokenCacheWriter:
         self.directory
         / f"{token_cache.CODEBOOKS_NAME}.{uuid.uuid4().hex}.writing"
       )
-      with scratch.open("wb") as file:
-        np.save(file, np.asarray(mulan_codebooks, np.float32))
+      # To memory first: numpy loses the end of a file that finds no room.
+      content = io.BytesIO()
+      np.save(content, np.asarray(mulan_codebooks, np.float32))
+      try:
+        with errors.naming(scratch):
+          scratch.write_bytes(content.getvalue())
+      except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
       scratch.rename(self.directory / token_cache.CODEBOOKS_NAME)
     write_json(self.directory / token_cache.CONFIG_NAME, self._header({}))
 
@@ -187,13 +215,15 @@ class TokenCacheWriter:
     count = 0
     try:
       for clip in clips:
-        writer.write(token_cache.serialize(clip, self.config))
+        record = token_cache.serialize(clip, self.config)
+        _on_disk(path, writer.write, record)
         count += 1
+      _on_disk(path, writer.close)
     except BaseException:
-      writer.close()
+      with contextlib.suppress(RuntimeError):
+        writer.close()
       scratch.unlink(missing_ok=True)
       raise
-    writer.close()
     if count + len(skipped) != shard.end - shard.start:
       scratch.unlink(missing_ok=True)
       raise ValueError(

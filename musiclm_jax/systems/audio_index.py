@@ -6,13 +6,14 @@ vectors. Parts are written whole, so a killed job goes on behind the last one,
 and are read one at a time, so asking takes the memory of one.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from musiclm_jax.core import errors
 
 FORMAT_VERSION = 1
 _HEADER = "index.json"
+_SCRATCH = ".writing"
 _ARRAYS = (
   "paths",
   "sizes",
@@ -79,19 +81,26 @@ class IndexConfig:
   window_secs: float
 
 
-def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
-  """Writes an .npz; it appears whole or not at all."""
+@contextlib.contextmanager
+def _written(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """A file for bytes that appears at `path` whole or not at all."""
   handle, scratch = tempfile.mkstemp(
-    dir=path.parent, prefix=f".{path.name}.", suffix=".writing"
+    dir=path.parent, prefix=f".{path.name}.", suffix=_SCRATCH
   )
   try:
-    with os.fdopen(handle, "wb") as file:
-      np.savez(file, **arrays)
+    with errors.naming(path), os.fdopen(handle, "wb") as file:
+      yield file
     os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
     os.replace(scratch, path)
   except BaseException:
     os.unlink(scratch)
     raise
+
+
+def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """Writes an .npz; it appears whole or not at all."""
+  with _written(path) as file:
+    np.savez(file, **arrays)
 
 
 class AudioIndex:
@@ -146,11 +155,16 @@ class AudioIndex:
   ) -> "AudioIndex":
     """A new index, or the one that is there, to add files to.
 
+    What a killed process left half-written is removed.
+
     Raises:
       UserError: if the one there is of another MuLan (naming both) or kind, or
         the folder holds something else.
     """
     directory = pathlib.Path(directory)
+    if directory.is_dir():
+      for leftover in directory.glob(f".*{_SCRATCH}"):
+        leftover.unlink(missing_ok=True)
     if (directory / _HEADER).is_file():
       index = cls.open(directory)
       index.check_fingerprint(config.fingerprint)
@@ -182,20 +196,13 @@ class AudioIndex:
 
   def write_header(self) -> None:
     """Writes `index.json` with what was skipped."""
-    path = self.directory / _HEADER
-    scratch = path.with_suffix(".writing")
-    scratch.write_text(
-      json.dumps(
-        {
-          "format_version": FORMAT_VERSION,
-          "config": dataclasses.asdict(self.config),
-          "skipped": self.skipped,
-        },
-        indent=2,
-      )
-      + "\n"
-    )
-    scratch.replace(path)
+    header = {
+      "format_version": FORMAT_VERSION,
+      "config": dataclasses.asdict(self.config),
+      "skipped": self.skipped,
+    }
+    with _written(self.directory / _HEADER) as file:
+      file.write((json.dumps(header, indent=2) + "\n").encode())
 
   def _part_paths(self) -> list[pathlib.Path]:
     return sorted(self.directory.glob("part-*.npz"))

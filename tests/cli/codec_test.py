@@ -59,6 +59,27 @@ def test_round_trip_has_the_length_and_the_codes_of_the_whole(
   assert not list(tmp_path.rglob("*.writing"))
 
 
+def test_a_stereo_codec_makes_stereo_of_mono_too(tmp_path):
+  directory, music = tmp_path / "soundstream", tmp_path / "music"
+  tokenizer_artifacts.write_codec(directory, num_channels=2)
+  music.mkdir()
+  sources = [_write(music / f"{n}.wav", channels=n) for n in (1, 2)]
+  options = ["--codec", directory]
+  assert _run("encode", music, tmp_path / "codes", *options) == 0
+  assert _run("decode", tmp_path / "codes", tmp_path / "back", *options) == 0
+  codec = tokenizers.SoundStreamTokenizer.load(directory)
+  for source in sources:
+    waveform, _ = files.read_audio(source, 8000, mono=False)
+    codes = codec.encode(files.as_channels(waveform, 2)[None])[0]
+    name = source.stem
+    made = codec_files.CodeFile.load(tmp_path / "codes" / f"{name}.npz")
+    assert (made.num_channels, made.num_samples) == (2, 11248)
+    assert (made.codes == codes).mean() > 0.98  # resampled in blocks
+    sound, rate_hz = soundfile.read(tmp_path / "back" / f"{name}.wav")
+    assert (rate_hz, sound.shape) == (8000, (11248, 2))
+    assert np.abs(sound[:, 0] - sound[:, 1]).max() > 1e-3
+
+
 def test_codes_of_another_codec_are_refused(codec, tmp_path, capsys):
   file = codec_files.CodeFile(
     np.zeros((2, 1), np.uint8), 8000, 300, 1, 200.0, "0123456789abcdef"

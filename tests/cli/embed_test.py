@@ -6,10 +6,12 @@ import html.parser
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import urllib.parse
 
+import full_disk
 import numpy as np
 import pytest
 import tokenizer_artifacts
@@ -19,6 +21,22 @@ from musiclm_jax.cli import main as main_lib
 from musiclm_jax.systems import audio_index, text_mapper, tokenizers
 
 RATE_HZ = tokenizer_artifacts.RATE_HZ
+
+# Adds a file to an index, in a process that the kernel kills where a file
+# grows past a limit: in the middle of writing it.
+_KILLED = """
+import resource, signal, sys
+import numpy as np
+from musiclm_jax.systems import audio_index
+limit, directory, fingerprint = sys.argv[1:]
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit),) * 2)
+config = audio_index.IndexConfig(fingerprint, 16, False, 2.0)
+index = audio_index.AudioIndex.create(directory, config)
+vectors = np.ones((99, 16), np.float32)
+found = audio_index.FileEmbedding("/a.wav", 1, 1, np.arange(99.0), vectors)
+index.add([found])
+"""
 
 
 @pytest.fixture(name="mulan", scope="module")
@@ -279,6 +297,28 @@ def test_refusals(mulan, tmp_path, capsys):
   for argv, message in cases:
     assert _run(*argv, f"--mulan={mulan}") == 1, argv
     assert message in capsys.readouterr().err, argv
+
+
+def test_a_full_disk_or_a_kill_leaves_nothing_half_written(
+  mulan, tower, tmp_path, capfd
+):
+  _write(tmp_path / "music", ["a.wav", "b.wav"])
+  embed = ["embed", tmp_path / "music", f"--mulan={mulan}"]
+  out = tmp_path / "out"
+  for name in ("index", "a.npz", "a.csv"):
+    with full_disk.room(600):
+      assert _run(*embed, f"--output={out / name}") == 42
+    assert str(out / name) in full_disk.told(capfd)
+    assert list(full_disk.files(out)) == ["index/index.json"]
+  killed = out / "killed"
+  for limit in (50, 2000):  # in the header, in a part
+    argv = [sys.executable, "-c", _KILLED, str(limit), killed]
+    done = subprocess.run([*argv, tower.fingerprint], check=False)
+    assert done.returncode == -signal.SIGXFSZ
+    assert any(name.endswith(".writing") for name in full_disk.files(killed))
+  for name in ("index", "killed"):
+    assert _run(*embed, f"--output={out / name}") == 0
+  assert full_disk.files(killed) == full_disk.files(out / "index")
 
 
 def test_embed_and_search_load_no_tensorflow(mulan, tmp_path):

@@ -128,7 +128,7 @@ def test_w2v_bert_xl():
 
 
 @pytest.mark.parametrize(
-  ("size", "millions"), [("small", 12.71), ("base", 99.05)]
+  ("size", "millions"), [("tiny", 3.67), ("small", 12.84), ("base", 99.05)]
 )
 def test_other_w2v_bert_sizes(size, millions):
   counts = parameters("w2v_bert", f"sizes/w2v_bert_{size}.gin")

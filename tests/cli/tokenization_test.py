@@ -3,6 +3,7 @@
 
 import json
 
+import full_disk
 import numpy as np
 import pytest
 import soundfile
@@ -121,6 +122,25 @@ def test_time_is_accounted_for_beside_the_cache(made):
   assert report["host"]["num_skipped"] == len(BAD)
   assert report["host"]["decode_secs"] > 0
   assert report["device"]["busy_secs"] <= report["host"]["wall_secs"]
+
+
+def test_a_full_disk_keeps_nothing_half_written(made, tmp_path, capfd):
+  root, arguments = made
+  arguments = [*arguments, f"--output_dir={tmp_path}", "--max_bad_fraction=0.6"]
+  # No room for the codebooks, then none for a shard.
+  for num_bytes, name in ((999, "mulan_codebooks"), (99_999, "train-0000")):
+    with full_disk.room(num_bytes):
+      assert main_lib.main(arguments) == 42
+    assert f"{tmp_path}/{name}" in full_disk.told(capfd)
+    left = [path for path in full_disk.files(tmp_path) if path != "cache.json"]
+    assert left in ([], ["mulan_codebooks.npy"])
+  assert main_lib.main(arguments) == 0
+
+  def parts(directory):
+    found = full_disk.files(directory)
+    return {k: v for k, v in found.items() if not k.startswith("reports")}
+
+  assert parts(tmp_path) == parts(root / "tokens")
 
 
 def test_too_many_bad_files_fail_the_job(made, capsys):

@@ -145,10 +145,10 @@ def test_builds_in_order_with_what_its_reader_needs(tmp_path):
     tmp_path, "tiny", num_processes=1, share=0.004
   )
   metadata = json.loads((pathlib.Path(path) / "metadata.json").read_text())
-  from musiclm_jax.data import sources
+  from musiclm_jax.data import clip_source
 
   for split in ("train", "test"):
-    records = sources.corpus_builder(path).as_data_source(split)
+    records = clip_source.corpus_builder(path).as_data_source(split)
     count = metadata["versions_per_melody"][split]
     assert len(records) % count == 0 and len(records)
     for index in range(len(records)):

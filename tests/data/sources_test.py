@@ -9,7 +9,7 @@ import seqio
 import soundfile
 
 from musiclm_jax.core import errors
-from musiclm_jax.data import example_order, sources
+from musiclm_jax.data import clip_source, example_order, sources
 
 
 @pytest.mark.parametrize("size", [1, 2, 13, 64, 1000])
@@ -71,7 +71,7 @@ def test_hosts_share_the_keys_of_each_global_batch(num_hosts):
 
 
 def test_plain_seqio_sharding_reads_one_epoch(small_corpus):
-  source = sources.ClipSource([small_corpus], 8000)
+  source = clip_source.ClipSource([small_corpus], 8000)
   assert source.num_input_examples("train") == 13
   found = []
   for index in range(2):
@@ -84,7 +84,7 @@ def test_plain_seqio_sharding_reads_one_epoch(small_corpus):
 
 def test_clips_are_decoded_exactly_and_kept_up_to_the_limit(small_corpus):
   limit = 5 * 24000  # Bytes of five clips of 1.5 s.
-  source = sources.ClipSource([small_corpus], 8000, max_ram_bytes=limit)
+  source = clip_source.ClipSource([small_corpus], 8000, max_ram_bytes=limit)
   records = source.records("train")[0]
   first = [source.read(records, index)["waveform"] for index in range(13)]
   again = [source.read(records, index)["waveform"] for index in range(13)]
@@ -105,7 +105,7 @@ def test_audio_is_mixed_down_and_resampled():
   content = io.BytesIO()
   stereo = np.stack([tone, np.zeros_like(tone)], axis=1)
   soundfile.write(content, stereo, 16000, format="FLAC")
-  samples = sources.decode_audio(content.getvalue(), 8000)
+  samples = clip_source.decode_audio(content.getvalue(), 8000)
   assert samples.shape == (8000,)
   expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
   error = samples / 32768.0 - expected
@@ -114,13 +114,13 @@ def test_audio_is_mixed_down_and_resampled():
 
 def test_missing_corpus_names_folder_and_command(tmp_path):
   with pytest.raises(errors.UserError, match="musiclm prepare") as caught:
-    sources.ClipSource([str(tmp_path / "absent")], 8000)
+    clip_source.ClipSource([str(tmp_path / "absent")], 8000)
   assert "absent" in str(caught.value)
 
 
 def test_unknown_split_and_wrong_weights_are_user_errors(small_corpus):
-  source = sources.ClipSource([small_corpus], 8000)
+  source = clip_source.ClipSource([small_corpus], 8000)
   with pytest.raises(errors.UserError, match="did you mean 'train'"):
     source.records("trian")
   with pytest.raises(errors.UserError, match="weights"):
-    sources.ClipSource([small_corpus], 8000, weights=(1.0, 2.0))
+    clip_source.ClipSource([small_corpus], 8000, weights=(1.0, 2.0))
