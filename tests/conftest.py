@@ -10,7 +10,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Their programs are large and run a few times: nearly all of their time is
 # XLA's. With little effort it takes a third less.
-_COMPILED_QUICKLY = ("layers", "networks", "candidates_test.py")
+_COMPILED_QUICKLY = (
+  "layers",
+  "networks",
+  "candidates_test.py",
+  "generate_test.py",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
