@@ -216,7 +216,9 @@ def _print(report: dict[str, Any]) -> None:
       numbers = " ".join(f"{row[key]:20.3f}" for key in columns)
       print(f"  {row['num_codebooks']:9d} {numbers}")
     usage = " ".join(f"{100 * share:.0f}" for share in entry["codebook_usage"])
-    print(f"  codebook usage by level (%): {usage}")
+    print(
+      f"  codebook usage by level (%), of {entry['num_frames']} frames: {usage}"
+    )
   if " " in report["visqol"]:
     print(report["visqol"])
   for one in report["skipped"]:

@@ -43,6 +43,15 @@ def test_experiment_resolves_as_its_header_says(name):
     )
 
 
+@pytest.mark.parametrize("part", ["semantic", "coarse", "semantic_melody"])
+def test_stages_can_be_trained_for_guidance(part):
+  name = f"musiclm_{part}_tiny_score_corpus.gin"
+  files = [f"experiments/{name}", "models/stage_guidance.gin"]
+  gin_config.resolve(files, header_overrides(name))
+  bound = gin.get_bindings("token_lm.TokenLMConfig", resolve_references=False)
+  assert bound["condition_dropout_rate"] == 0.1
+
+
 def test_stereo_crops_fit_the_stereo_codec():
   name = "musiclm_soundstream_tiny_score_corpus.gin"
   files = [f"experiments/{name}", "models/soundstream_stereo.gin"]
