@@ -15,7 +15,7 @@ from musiclm_jax.core import rng, vocabularies
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.data import token_cache
 from musiclm_jax.evaluation import modality_gap
-from musiclm_jax.layers import mesh_kmeans, quantize
+from musiclm_jax.layers import codebook_refit, mesh_kmeans
 from musiclm_jax.models import (
   codec_gan,
   contrastive,
@@ -69,12 +69,15 @@ class SoundStreamExporter:
     num_refit_clips: clips whose frames the codebooks are refitted on; 0 keeps
       the trained ones.
     num_refit_iterations: of k-means, per codebook.
+    refit_min_share: entries chosen less than this share of the mean are moved
+      to where many vectors are; 0 moves none.
     split: of the corpus.
   """
 
   corpus_dir: str = ""
   num_refit_clips: int = 0
   num_refit_iterations: int = 10
+  refit_min_share: float = 0.2
   split: str = "train"
 
   def export(
@@ -120,10 +123,11 @@ class SoundStreamExporter:
       latents = embedders.in_chunks(lambda part: encode(params, part), waveform)
       vectors.append(latents.reshape(-1, latents.shape[-1]))
     trained = codebooks["quantizer"]
-    embed, error = quantize.refit(
+    embed, error = codebook_refit.refit(
       trained["embed"],
       np.concatenate(vectors),
       self.num_refit_iterations,
+      self.refit_min_share,
     )
     logging.info(
       "codebooks refitted; mean squared error by level %s", np.round(error, 3)

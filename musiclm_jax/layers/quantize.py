@@ -8,7 +8,6 @@ sums over the whole batch, so under `jax.jit` any mesh gives the same ones.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -144,22 +143,33 @@ def _random_rows(key: jax.Array, vectors: jax.Array, count: int) -> jax.Array:
   return vectors[jnp.resize(order, (count,))]
 
 
-def _lloyd(start, vectors, iterations: int) -> _Level:
-  """Lloyd's algorithm; an empty cluster keeps its place."""
+def lloyd_step(
+  vectors: jax.Array, embed: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """One iteration of Lloyd's algorithm; an empty cluster keeps its place.
 
-  def improve(_, embed):
-    _, counts, sums = _assign(vectors, embed)
-    mean = sums / jnp.maximum(counts, 1.0)[:, None]
-    return jnp.where(counts[:, None] > 0, mean, embed)
+  Args:
+    vectors: float32 `[n, code_dim]`.
+    embed: float32 `[codebook_size, code_dim]`.
 
-  embed = jax.lax.fori_loop(0, iterations, improve, start)
-  _, counts, _ = _assign(vectors, embed)
-  return _Level(embed, counts, embed * counts[:, None])
+  Returns:
+    The new `embed`, and codes `[n]` and counts `[codebook_size]` by the old.
+  """
+  codes, counts, sums = _assign(vectors, embed)
+  mean = sums / jnp.maximum(counts, 1.0)[:, None]
+  return jnp.where(counts[:, None] > 0, mean, embed), codes, counts
 
 
 def _kmeans(key, vectors, size: int, iterations: int) -> _Level:
   """K-means from random rows."""
-  return _lloyd(_random_rows(key, vectors, size), vectors, iterations)
+  embed = jax.lax.fori_loop(
+    0,
+    iterations,
+    lambda _, embed: lloyd_step(vectors, embed)[0],
+    _random_rows(key, vectors, size),
+  )
+  _, counts, _ = _assign(vectors, embed)
+  return _Level(embed, counts, embed * counts[:, None])
 
 
 def fit(
@@ -200,38 +210,6 @@ def fit(
     "sums": sums,
     "initialized": jnp.ones((1,), jnp.float32),
   }
-
-
-@functools.partial(jax.jit, static_argnames="iterations")
-def refit(
-  embed: jax.Array, vectors: jax.Array, iterations: int
-) -> tuple[jax.Array, jax.Array]:
-  """Trained codebooks, moved to the means of what they quantize.
-
-  The moving averages of training see few vectors per entry and follow an
-  encoder that moves; a fit on many vectors of the finished encoder removes
-  both errors. Entries keep their meaning, so the decoder still knows them. The
-  shortest entry of each codebook becomes zero: a level that has nothing to add
-  to a quiet frame then adds nothing.
-
-  Args:
-    embed: float32 `[codebooks, codebook_size, code_dim]`.
-    vectors: float32 `[n, code_dim]`.
-    iterations: of Lloyd's algorithm, per level.
-
-  Returns:
-    The new `embed`, and the mean squared error after each level,
-    `[codebooks]`.
-  """
-
-  def step(residual, start):
-    level = _lloyd(start, residual, iterations).embed
-    level = level.at[jnp.argmin((level**2).sum(-1))].set(0.0)
-    left = residual - level[nearest(residual, level)]
-    return left, (level, jnp.mean((left**2).sum(-1)))
-
-  _, (embed, error) = jax.lax.scan(step, vectors, embed)
-  return embed, error
 
 
 def update_level(

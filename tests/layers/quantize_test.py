@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.core import rvq
-from musiclm_jax.layers import quantize
+from musiclm_jax.layers import codebook_refit, quantize
 from musiclm_jax.partitioning import axes
 
 _CONFIG = quantize.ResidualQuantizerConfig(
@@ -87,13 +87,36 @@ def test_refit_lowers_the_error_of_every_level_and_keeps_the_order():
       result.append((left**2).sum(-1).mean())
     return np.array(result)
 
-  better, error = quantize.refit(rough, vectors, 10)
+  better, error = codebook_refit.refit(rough, vectors, 10)
   np.testing.assert_allclose(error, errors(better), rtol=1e-4)
   assert (errors(better) < 0.99 * errors(rough)).all()
   assert ((better == 0).all(-1).sum(-1) == 1).all()
   # Entries keep their meaning: most are nearest to where they started.
   same = quantize.nearest(better[0], rough[0]) == np.arange(8)
   assert same.mean() > 0.7
+
+
+def test_refit_moves_entries_that_nothing_is_near_to():
+  vectors = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
+  config = quantize.ResidualQuantizerConfig(2, 16, 4)
+  start = quantize.fit(jax.random.key(0), vectors, config, 100)["embed"]
+  # As fresh entries of training are: each near a single vector, if any.
+  start = start.at[:, :6].set(50.0 + jnp.arange(6.0)[:, None])
+
+  def shares(embed):
+    left, result = vectors, []
+    for level in embed:
+      codes = quantize.nearest(left, level)
+      result.append(np.bincount(codes, minlength=16) / len(codes) * 16)
+      left = left - level[codes]
+    return np.array(result)
+
+  kept, worse = codebook_refit.refit(start, vectors, 10, 0.0)
+  moved, better = codebook_refit.refit(start, vectors, 10)
+  # One of each is made zero, and stands for the rest.
+  assert ((shares(kept) == 0).sum(-1) >= 5).all()
+  assert (np.sort(shares(moved))[:, 1:] > 0.2).all(), shares(moved)
+  assert (better < 0.9 * worse).all()
 
 
 def test_replaced_entry_survives_the_next_update():
@@ -160,7 +183,7 @@ def test_dropout_draws_levels_per_example():
 
 _SHARDED = """
 import jax, numpy as np
-from musiclm_jax.layers import quantize
+from musiclm_jax.layers import codebook_refit, quantize
 from musiclm_jax.partitioning import axes, mesh, partitioner
 config = quantize.ResidualQuantizerConfig(2, 8, 4)
 module = quantize.ResidualQuantizer(config)
