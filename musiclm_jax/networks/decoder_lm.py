@@ -34,18 +34,19 @@ class DecoderLMConfig:
     num_target_levels: RVQ levels of the target segment.
     codebook_size: codes of each target level.
     aligned_conditioning: adds to each target position the embeddings of the
-      conditioning codes of the same instant (of all, for a stream without
-      frames). They are in the sequence anyway, as in the paper; but attention
-      has to learn which of them belongs to which frame from distances beyond
-      the last bucket of the T5 bias, which takes more training than a small
-      run has.
+      conditioning codes of the same instant, multiplied by this, and those of
+      all codes of a stream without frames; 0: neither. They are in the sequence
+      anyway, as in the paper; but attention has to learn which of them belongs
+      to which frame from distances beyond the last bucket of the T5 bias, which
+      takes more training than a small run has. The larger, the sooner they are
+      learnt, before the codes that were made already explain the next.
   """
 
   transformer: transformer.TransformerConfig
   vocab_size: int
   num_target_levels: int
   codebook_size: int
-  aligned_conditioning: bool = False
+  aligned_conditioning: float = 0.0
 
   def __post_init__(self):
     for field in ("vocab_size", "num_target_levels", "codebook_size"):
@@ -53,6 +54,10 @@ class DecoderLMConfig:
         raise ValueError(
           f"{field}={getattr(self, field)}: expected a positive number"
         )
+    if not self.aligned_conditioning >= 0:
+      raise ValueError(
+        f"aligned_conditioning={self.aligned_conditioning}: expected >= 0"
+      )
     if not self.transformer.causal:
       raise ValueError("transformer.causal=False: expected True")
 
@@ -109,6 +114,8 @@ class DecoderLM(nn.Module):
       end = start + frames * levels
       embedded = self.aligned_embed(tokens[:, start:end])
       embedded = embedded.reshape(batch, frames, levels, -1).sum(2)
+      if frames > 1:
+        embedded *= self.config.aligned_conditioning
       instants = np.arange(target_frames) * frames // target_frames
       total += embedded[:, instants]
       start = end
