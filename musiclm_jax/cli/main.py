@@ -25,6 +25,7 @@ VERBS = {
   "tokenize": ("tokenize", "turn a corpus into a token cache"),
   "bundle": ("bundle", "collect artefacts and stages for generation"),
   "generate": ("generate", "texts, audio or mixtures of them to music"),
+  "studio": ("studio", "a page on this machine to generate with"),
   "describe": ("describe", "how a generated file was made"),
   "codec": ("codec", "audio files to files of acoustic codes and back"),
   "embed": ("embed", "audio files and texts to MuLan vectors"),

@@ -37,8 +37,6 @@ _REMOTE = re.compile(
   rb"|<link\b[^>]*\bhref=[\"']https?://[^>]*>",
   re.IGNORECASE,
 )
-# Gradio fetches, or sends a browser to, addresses that a request names.
-_FETCHING = re.compile(r"/(proxy=|file=\s*(https?:|//))", re.IGNORECASE)
 
 
 def new_token() -> str:
@@ -66,7 +64,13 @@ class _TooLarge(Exception):
 class Guard:
   """See the module."""
 
-  def __init__(self, app: App, token: str, max_body_bytes: int):
+  def __init__(
+    self,
+    app: App,
+    token: str,
+    max_body_bytes: int,
+    paths: re.Pattern[str] = re.compile(".*"),
+  ):
     """Wraps an application.
 
     Args:
@@ -74,8 +78,10 @@ class Guard:
       token: that they must show; '' where only names of this machine are
         served, which keeps pages of other sites from asking.
       max_body_bytes: of a request.
+      paths: whole paths that there are; by default those of `app`.
     """
     self._app, self._token, self._max_bytes = app, token, max_body_bytes
+    self._paths = paths
 
   async def __call__(self, scope: Scope, receive: App, send: App) -> None:
     """Answers one request."""
@@ -93,8 +99,8 @@ class Guard:
       await _answer(send, 403, _reason(self._token))
       return
     path = urllib.parse.unquote(scope["path"])
-    if _FETCHING.search(path):
-      await _answer(send, 404, "nothing is fetched from elsewhere here")
+    if not self._paths.fullmatch(path):
+      await _answer(send, 404, "there is no such page")
       return
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > self._max_bytes:

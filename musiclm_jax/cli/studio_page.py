@@ -7,6 +7,7 @@ The only module that imports Gradio. It decides nothing: wishes are checked in
 
 import asyncio
 import dataclasses
+import re
 import secrets
 import sys
 import time
@@ -30,24 +31,34 @@ _POLL_SECS = 0.3
 _CLEAN_SECS, _KEEP_SECS = 600, 3600
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+# Of all that Gradio serves. Among the rest are a proxy, redirections, a
+# monitor, and a history of runs that can be kept elsewhere.
+PATHS = re.compile(
+  r"/|/(config|info|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?"
+  r"|/(assets|static|svelte)/[\w./@-]+"
+  r"|/gradio_api/(info|app_id|user|token|login_check|theme\.css|upload)/?"
+  r"|/gradio_api/(upload_progress|startup-events|cancel|reset|config)/?"
+  r"|/gradio_api/(queue|run|api|call|heartbeat)/[\w./-]+"
+  r"|/gradio_api/file=/[^:]*"
+)
 _TITLE = "musiclm studio"
 _STORY = "0:00 a calm flute\n0:05 a loud brass band"
 
 
-class _LocalAudio(gr.Audio):
-  """Audio of which only files on this machine are taken."""
+def _local_only(widget: gr.Audio) -> gr.Audio:
+  """Makes a widget refuse addresses, which Gradio would fetch.
 
-  async def async_move_resource_to_block_cache(
-    self, url_or_file_path: Any
-  ) -> str | None:
-    """Refuses addresses, which Gradio would fetch."""
+  Set on the instance: of a subclass Gradio writes a stub beside this file.
+  """
+  move = widget.async_move_resource_to_block_cache
+
+  async def move_local(url_or_file_path: Any) -> str | None:
     if "://" in str(url_or_file_path):
       raise errors.UserError("expected an uploaded file, not an address")
-    return await super().async_move_resource_to_block_cache(url_or_file_path)
+    return await move(url_or_file_path)
 
-  def get_block_name(self) -> str:
-    """Its widget is that of `gr.Audio`."""
-    return "audio"
+  widget.async_move_resource_to_block_cache = move_local
+  return widget
 
 
 def _line(problem: Exception) -> str:
@@ -70,7 +81,7 @@ class Page:
     return studio_wishes.Form(**dict(zip(self.fields, values)))
 
   async def generate(
-    self, *values: Any, request: gr.Request
+    self, request: gr.Request, *values: Any
   ) -> AsyncIterator[tuple]:
     """Asks for music; yields the status, and in the end what was made.
 
@@ -124,9 +135,18 @@ class Page:
     take = takes[index]
     return (
       str(take.path),
-      studio_views.figure(take.spectrogram),
+      gr.HTML(studio_views.figure(take.spectrogram), visible=True),
       take.settings,
       gr.DownloadButton(value=str(take.path), interactive=True),
+    )
+
+  @property
+  def upload_hint(self) -> str:
+    """What may be uploaded."""
+    limits = self._studio.limits.uploads
+    return studio_views.note(
+      f"WAV, FLAC, OGG or MP3, up to {limits.max_secs:g} s and "
+      f"{limits.max_bytes / (1 << 20):g} MB."
     )
 
   def cancel(self, request: gr.Request) -> None:
@@ -136,7 +156,7 @@ class Page:
   def inspect(self, path: Any) -> str:
     """What an upload is, or why it cannot be used."""
     if not path:
-      return ""
+      return self.upload_hint
     try:
       return studio_views.note(self._studio.describe_upload(path))
     except Exception as problem:
@@ -175,22 +195,26 @@ def _modes(studio: studio_session.Studio) -> list[tuple[str, str]]:
   ]
 
 
-def _upload_widget(label: str, name: str) -> tuple[gr.Audio, gr.HTML]:
-  widget = _LocalAudio(
-    label=label,
-    sources=["upload", "microphone"],
-    type="filepath",
-    editable=False,
-    buttons=[],
-    elem_id=name,
+def _upload_widget(page: Page, label: str, name: str) -> gr.Audio:
+  widget = _local_only(
+    gr.Audio(
+      label=label,
+      sources=["upload", "microphone"],
+      type="filepath",
+      editable=False,
+      buttons=[],
+      elem_id=name,
+    )
   )
-  return widget, gr.HTML(elem_id=f"{name}-note")
+  note = gr.HTML(page.upload_hint, elem_id=f"{name}-note", padding=False)
+  widget.change(page.inspect, widget, note, show_progress="hidden")
+  return widget
 
 
 def _asking(page: Page, studio: studio_session.Studio) -> None:
   """Widgets of the form; fills `page.fields`."""
   limits, fields = studio.limits, page.fields
-  modes = _modes(studio)
+  modes, default_secs = _modes(studio), min(10.0, limits.max_secs)
   mode = gr.Radio(
     modes, value=modes[0][1], show_label=False, elem_id="mode", container=False
   )
@@ -201,7 +225,6 @@ def _asking(page: Page, studio: studio_session.Studio) -> None:
     fields["prompt"] = gr.Textbox(
       label="Prompt",
       placeholder="A gentle solo flute, slow and high.",
-      info="May be empty when audio is continued.",
       lines=2,
       max_length=limits.max_chars,
       elem_id="prompt",
@@ -219,18 +242,18 @@ def _asking(page: Page, studio: studio_session.Studio) -> None:
     fields["transition_secs"] = gr.Slider(
       0, 5, 0, step=0.5, label="Crossing from prompt to prompt (s)"
     )
-    drawn = gr.HTML(elem_id="timeline")
+    drawn = gr.HTML(
+      page.timeline(_STORY, 0, default_secs), elem_id="timeline", padding=False
+    )
   groups.append((column, (studio_wishes.STORY,)))
   if studio.has_melody:
-    with gr.Column() as column:
-      fields["melody"], note = _upload_widget("Melody (optional)", "melody")
-    fields["melody"].change(page.inspect, fields["melody"], note)
+    with gr.Column() as column, gr.Accordion("Melody", open=False):
+      fields["melody"] = _upload_widget(page, "Melody to follow", "melody")
     groups.append((column, (studio_wishes.PROMPT,)))
   with gr.Column(visible=False) as column:
-    fields["continuation"], note = _upload_widget(
-      "Audio to continue", "continuation"
+    fields["continuation"] = _upload_widget(
+      page, "Audio to continue", "continuation"
     )
-  fields["continuation"].change(page.inspect, fields["continuation"], note)
   groups.append((column, (studio_wishes.CONTINUATION,)))
   if studio.has_guidance:
     with gr.Accordion("Guidance", open=False):
@@ -243,32 +266,31 @@ def _asking(page: Page, studio: studio_session.Studio) -> None:
   fields["secs"] = gr.Slider(
     1,
     limits.max_secs,
-    min(10, limits.max_secs),
+    default_secs,
     step=1,
     label="Length (s)",
     elem_id="secs",
   )
-  with gr.Row(equal_height=True):
+  fields["num_candidates"] = gr.Slider(
+    1,
+    limits.max_candidates,
+    1,
+    step=1,
+    label="Candidates",
+    visible=studio.has_text,
+    elem_id="candidates",
+  )
+  with gr.Row():
     fields["seed"] = gr.Number(
       label="Seed",
       value=0,
       precision=0,
       minimum=0,
       maximum=studio_wishes.MAX_SEED,
-      min_width=120,
+      min_width=140,
       elem_id="seed",
     )
-    fields["num_candidates"] = gr.Slider(
-      1,
-      limits.max_candidates,
-      1,
-      step=1,
-      label="Candidates",
-      min_width=160,
-      visible=studio.has_text,
-      elem_id="candidates",
-    )
-  dice = gr.Button("New seed", size="sm", elem_id="new-seed")
+    dice = gr.Button("New seed", min_width=120, elem_id="new-seed")
   dice.click(_new_seed, None, fields["seed"], queue=False, api_name=False)
   columns = [column for column, _ in groups]
   mode.change(
@@ -309,7 +331,7 @@ class _Shown:
 
 
 def _showing() -> _Shown:
-  status = gr.HTML(elem_id="status")
+  status = gr.HTML(studio_views.ready(), elem_id="status", padding=False)
   takes = gr.State([], time_to_live=_KEEP_SECS)
   choice = gr.Radio(
     [], label="Candidates, the best first", visible=False, elem_id="choice"
@@ -321,7 +343,7 @@ def _showing() -> _Shown:
     elem_id="result",
     waveform_options=gr.WaveformOptions(show_recording_waveform=True),
   )
-  spectrogram = gr.HTML(elem_id="spectrogram")
+  spectrogram = gr.HTML(elem_id="spectrogram", visible=False, padding=False)
   download = gr.DownloadButton(
     "Download WAV", interactive=False, elem_id="download"
   )

@@ -8,16 +8,22 @@ from musiclm_jax.systems import story as story_lib
 from musiclm_jax.systems import watched
 
 STYLE = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container {
+  width: 100% !important; max-width: 1180px !important;
+  margin: 0 auto !important;
+}
 :root { --ink: #1b1f24; --muted: #57606a; --line: #d5dbe1; --first: #0b62c4; }
 .dark {
   --ink: #e6e9ed; --muted: #9aa4af; --line: #343b44; --first: #5aa9ff;
 }
-.studio-status { min-height: 3.4rem; font-size: .95rem; color: var(--ink); }
+.studio-status { min-height: 2.6rem; font-size: .95rem; color: var(--ink); }
 .studio-status .bar {
   height: .5rem; border-radius: .25rem; background: var(--line);
-  overflow: hidden; margin-bottom: .45rem;
+  overflow: hidden;
 }
+.studio-status .bar + div { padding-top: .45rem; }
+#new-seed { align-self: end; flex-grow: 0; white-space: nowrap; }
+#melody, #continuation { min-height: 11rem; }
 .studio-status .bar span {
   display: block; height: 100%; background: var(--first);
   transition: width .4s;
@@ -44,8 +50,8 @@ _STAGES = {
   "semantic": "composing (semantic stage)",
   "coarse": "sounding (coarse stage)",
   "fine": "refining (fine stage)",
-  watched.AUDIO: "decoding and scoring",
-  "": "preparing",
+  watched.AUDIO: "decoding",
+  "": "reading the prompt",
 }
 
 
@@ -82,8 +88,13 @@ def _status(text: str, fraction: float | None = None) -> str:
     )
   return (
     f'<div class="studio-status" aria-live="polite">{bar}'
-    f"{html.escape(text)}</div>"
+    f"<div>{html.escape(text)}</div></div>"
   )
+
+
+def ready() -> str:
+  """The status before anything was asked for."""
+  return _status("Nothing made yet.")
 
 
 def progress(task: studio_queue.Task, num_ahead: int, took_secs: float) -> str:
@@ -108,6 +119,8 @@ def progress(task: studio_queue.Task, num_ahead: int, took_secs: float) -> str:
     return _status("Cancelling: the window under way is still finished.")
   left, fraction = watcher.secs_left, watcher.fraction
   stage = _STAGES.get(watcher.stage, watcher.stage)
+  if fraction == 1.0:
+    return _status("Comparing and writing.", fraction)
   if left is None:
     when = "time left is known once each stage has run; the first time compiles"
   else:

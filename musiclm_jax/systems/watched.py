@@ -77,6 +77,7 @@ class Watcher:
     self._speed, self._clock = speed, clock
     self._calls: list[Call] = []
     self._next, self._began = 0, clock()
+    self._most = 0.0
 
   def expect(self, calls: list[Call]) -> None:
     """Sets all work there is."""
@@ -120,19 +121,22 @@ class Watcher:
 
   @property
   def fraction(self) -> float:
-    """Done so far, in [0, 1]."""
+    """Done so far, in [0, 1]; what was said before is not taken back."""
     weights, index = self._weights(), self._next
-    if index >= len(weights):
-      return 1.0 if weights else 0.0
+    if not weights:
+      return 0.0
     done = sum(weights[:index])
-    if self.secs_left is not None:
+    if index < len(weights) and self.secs_left is not None:
       done += self._elapsed(weights[index])
-    return done / sum(weights)
+    self._most = max(self._most, done / sum(weights))
+    return self._most
 
   @property
   def secs_left(self) -> float | None:
     """Estimate; None until every stage to come has been seen at work."""
     calls, index = self._calls[self._next :], self._next
+    if not self._calls:
+      return None
     if any(self._speed.secs(call) is None for call in calls):
       return None
     weights = self._weights()[index:]

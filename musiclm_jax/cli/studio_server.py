@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts and stops the studio: options in, a server that answers out."""
+
+import argparse
+import contextlib
+import importlib.util
+import ipaddress
+import os
+import pathlib
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+
+from musiclm_jax.audio import uploads
+from musiclm_jax.cli import (
+  studio_guard,
+  studio_queue,
+  studio_session,
+  studio_wishes,
+)
+from musiclm_jax.core import errors
+
+TOKEN_VARIABLE = "MUSICLM_STUDIO_TOKEN"
+# Beside the file itself, a form has boundaries and names.
+_FORM_BYTES = 1 << 20
+
+
+def is_local(host: str) -> bool:
+  """Whether an address is reached from this machine alone."""
+  try:
+    return ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return host == "localhost"
+
+
+def token_for(host: str, given: str) -> str:
+  """The token that visitors need; '' for none.
+
+  Raises:
+    UserError: if the given one does not fit into an address, or is short.
+  """
+  given = given or os.environ.get(TOKEN_VARIABLE, "")
+  if given and not re.fullmatch(r"[\w-]{8,200}", given, re.ASCII):
+    raise errors.UserError(
+      "--token: expected at least 8 letters, digits, - and _"
+    )
+  if given or is_local(host):
+    return given
+  return studio_guard.new_token()
+
+
+def limits(args: argparse.Namespace) -> studio_wishes.Limits:
+  """Of the options.
+
+  Raises:
+    UserError: if one is out of range.
+  """
+  for name in ("max_seconds", "max_candidates", "max_waiting"):
+    if not 1 <= getattr(args, name) <= 1e6:
+      raise errors.UserError(
+        f"--{name}={getattr(args, name)}: expected at least 1"
+      )
+  if not 0 < args.max_upload_mb <= 1e4:
+    raise errors.UserError(
+      f"--max_upload_mb={args.max_upload_mb}: expected above 0"
+    )
+  return studio_wishes.Limits(
+    max_secs=args.max_seconds,
+    max_candidates=args.max_candidates,
+    uploads=uploads.Limits(
+      max_bytes=round(args.max_upload_mb * (1 << 20)),
+      max_secs=args.max_seconds,
+    ),
+  )
+
+
+def check_installed() -> None:
+  """Raises UserError unless what the page is made with is there."""
+  if importlib.util.find_spec("gradio") is None:
+    raise errors.UserError(
+      "musiclm studio needs gradio: pip install 'musiclm_jax[studio]'"
+    )
+
+
+def set_environment(uploads_dir: pathlib.Path) -> None:
+  """What Gradio reads when it is imported: nothing leaves, where files go."""
+  os.environ.update(
+    GRADIO_ANALYTICS_ENABLED="False",
+    GRADIO_TEMP_DIR=str(uploads_dir.resolve()),
+    HF_HUB_OFFLINE="1",
+  )
+
+
+def application(
+  studio: studio_session.Studio, queue: studio_queue.Queue, token: str
+) -> studio_guard.Guard:
+  """The page behind its guard."""
+  set_environment(studio.uploads_dir)
+  from musiclm_jax.cli import studio_page
+
+  most = studio.limits.uploads.max_bytes + _FORM_BYTES
+  page = studio_page.application(studio, queue)
+  return studio_guard.Guard(page, token, most, studio_page.PATHS)
+
+
+@contextlib.contextmanager
+def _work_dir(path: str) -> Iterator[str]:
+  if path:
+    yield path
+    return
+  with tempfile.TemporaryDirectory(prefix="musiclm_studio_") as made:
+    yield made
+
+
+def _listen(host: str, port: int) -> socket.socket:
+  """A bound socket.
+
+  Raises:
+    UserError: if the address cannot be had.
+  """
+  try:
+    found = socket.getaddrinfo(
+      host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(found[0], socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(found[4])
+  except (OSError, OverflowError) as error:
+    reason = getattr(error, "strerror", None) or error
+    raise errors.UserError(
+      f"cannot serve {host}:{port} ({reason}): expected a free --port of an "
+      "address of this machine"
+    ) from error
+  return listener
+
+
+def _address(listener: socket.socket, host: str, token: str) -> str:
+  name = f"[{host}]" if ":" in host else host
+  query = f"/?token={token}" if token else "/"
+  return f"http://{name}:{listener.getsockname()[1]}{query}"
+
+
+def serve(args: argparse.Namespace) -> None:
+  """Serves until it is interrupted.
+
+  Raises:
+    UserError: for bad options or bundles, or where something is missing.
+  """
+  check_installed()
+  token = token_for(args.host, args.token)
+  allowed = limits(args)
+  import uvicorn
+
+  from musiclm_jax.systems import audiolm
+
+  with contextlib.ExitStack() as stack:
+    listener = stack.enter_context(_listen(args.host, args.port))
+    folder = stack.enter_context(_work_dir(args.work_dir))
+    system = audiolm.load(args.bundle)
+    studio = studio_session.Studio(system, folder, allowed)
+    queue = studio_queue.Queue(args.max_waiting)
+    stack.callback(queue.close)
+    app = application(studio, queue, token)
+    # No access log: addresses may show the token.
+    server = uvicorn.Server(
+      uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=2,
+      )
+    )
+    print(f"musiclm studio: {_address(listener, args.host, token)}", flush=True)
+    server.run([listener])
