@@ -47,6 +47,7 @@ _DEMO = [
   "symusic>=0.5.8,<0.6",
 ]
 _DEV = ["pytest>=8.3", "pytest-xdist>=3.8", "ruff>=0.12"]
+_STUDIO = ["gradio>=6.31,<7", "uvicorn>=0.54"]
 _BEAM = ["apache-beam>=2.70", "mlcroissant>=1.0"]
 
 # Folders of the shipped gin files; no Python in them.
@@ -89,6 +90,8 @@ setuptools.setup(
     "check": [_LIBTPU],
     "tpu": [_LIBTPU],
     "cuda": ["jax[cuda12]>=0.10,<0.11"],
+    # `musiclm studio`.
+    "studio": _STUDIO,
     "dev": _DEV,
     "all": [*_TRAIN, *_DEMO],
   },

@@ -10,6 +10,8 @@ import hmac
 import http.cookies
 import re
 import secrets
+import sys
+import traceback
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -148,6 +150,11 @@ class Guard:
     except _TooLarge:
       if not sender.has_begun:
         await _answer(sender.send, 413, self._limit)
+    except Exception as problem:
+      # A bug of the application, or a request that it did not expect.
+      traceback.print_exception(problem, file=sys.stderr)
+      if not sender.has_begun:
+        await _answer(sender.send, 500, "internal error: see the server's log")
 
 
 def _reason(token: str) -> str:

@@ -45,20 +45,23 @@ _TITLE = "musiclm studio"
 _STORY = "0:00 a calm flute\n0:05 a loud brass band"
 
 
-def _local_only(widget: gr.Audio) -> gr.Audio:
-  """Makes a widget refuse addresses, which Gradio would fetch.
+def _take_uploads_only(
+  widget: gr.blocks.Block, studio: studio_session.Studio
+) -> None:
+  """Makes a widget of the form refuse files that were not uploaded.
 
+  Whatever the widget is, a request can name a file or an address for it, which
+  Gradio would copy or fetch: a mounted page is not checked as a launched one.
   Set on the instance: of a subclass Gradio writes a stub beside this file.
   """
   move = widget.async_move_resource_to_block_cache
 
-  async def move_local(url_or_file_path: Any) -> str | None:
-    if "://" in str(url_or_file_path):
-      raise errors.UserError("expected an uploaded file, not an address")
+  async def move_upload(url_or_file_path: Any) -> str | None:
+    # Raises for all that is no plain file of moderate size in the folder.
+    await asyncio.to_thread(studio.check_upload, str(url_or_file_path))
     return await move(url_or_file_path)
 
-  widget.async_move_resource_to_block_cache = move_local
-  return widget
+  widget.async_move_resource_to_block_cache = move_upload
 
 
 def _line(problem: Exception) -> str:
@@ -196,15 +199,13 @@ def _modes(studio: studio_session.Studio) -> list[tuple[str, str]]:
 
 
 def _upload_widget(page: Page, label: str, name: str) -> gr.Audio:
-  widget = _local_only(
-    gr.Audio(
-      label=label,
-      sources=["upload", "microphone"],
-      type="filepath",
-      editable=False,
-      buttons=[],
-      elem_id=name,
-    )
+  widget = gr.Audio(
+    label=label,
+    sources=["upload", "microphone"],
+    type="filepath",
+    editable=False,
+    buttons=[],
+    elem_id=name,
   )
   note = gr.HTML(page.upload_hint, elem_id=f"{name}-note", padding=False)
   widget.change(page.inspect, widget, note, show_progress="hidden")
@@ -371,6 +372,8 @@ def build(
           stop = gr.Button("Cancel", elem_id="cancel")
       with gr.Column(scale=6, min_width=320):
         shown = _showing()
+    for widget in (*page.fields.values(), shown.choice, shown.takes):
+      _take_uploads_only(widget, studio)
     make.click(
       page.generate,
       list(page.fields.values()),
@@ -395,9 +398,10 @@ def application(
   studio: studio_session.Studio, queue: studio_queue.Queue
 ) -> fastapi.FastAPI:
   """An ASGI application that serves the page, and fetches nothing."""
-  return gr.mount_gradio_app(
+  blocks = build(studio, queue)
+  app = gr.mount_gradio_app(
     fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-    build(studio, queue),
+    blocks,
     path="/",
     footer_links=[],
     run_history=False,
@@ -411,3 +415,6 @@ def application(
     theme=gr.themes.Default(font=_FONTS, font_mono=_MONO),
     css=studio_views.STYLE,
   )
+  # Gradio checks which files requests name only where this is set.
+  blocks.has_launched = True
+  return app

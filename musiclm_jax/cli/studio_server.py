@@ -113,7 +113,7 @@ def _work_dir(path: str) -> Iterator[str]:
     yield made
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
   """A bound socket.
 
   Raises:
@@ -155,7 +155,7 @@ def serve(args: argparse.Namespace) -> None:
   from musiclm_jax.systems import audiolm
 
   with contextlib.ExitStack() as stack:
-    listener = stack.enter_context(_listen(args.host, args.port))
+    listener = stack.enter_context(listen(args.host, args.port))
     folder = stack.enter_context(_work_dir(args.work_dir))
     system = audiolm.load(args.bundle)
     studio = studio_session.Studio(system, folder, allowed)

@@ -151,6 +151,10 @@ class Studio:
     recordings.Recording(waveform, rate_hz, shown)
     return kind(waveform, rate_hz, shown)
 
+  def check_upload(self, path: str) -> None:
+    """Raises UserError unless a path is that of an upload; reads no audio."""
+    uploads.content(path, self.uploads_dir, self.limits.uploads)
+
   def describe_upload(self, path: str) -> str:
     """Length and rate of an upload, in words.
 

@@ -19,6 +19,8 @@ PAGE = (
 
 async def app(scope, receive, send):
   """Reads the whole body, answers with a page."""
+  if scope["path"] == "/broken":
+    raise RuntimeError("a secret")
   size = 0
   while True:
     message = await receive()
@@ -124,6 +126,12 @@ def test_only_known_paths_are_passed_on():
   assert ask(path="/file=/a b.wav", paths=paths)[0] == 200
   for path in ("/file=http://e.example/a", "/proxy=http://e.example", "/x"):
     assert ask(path=path, paths=paths)[0] == 404
+
+
+def test_what_the_application_fails_at_is_told_without_details(capsys):
+  status, _, body = ask(path="/broken")
+  assert status == 500 and b"secret" not in body
+  assert "a secret" in capsys.readouterr().err
 
 
 def test_tokens_differ():
