@@ -22,7 +22,10 @@ SECS = 300.0
 @pytest.fixture(autouse=True, scope="module")
 def compile_lightly():
   jax.config.update("jax_disable_most_optimizations", True)
+  batch_size = studio_session.BATCH_SIZE
+  studio_session.BATCH_SIZE = 1  # One shape for one and for many candidates.
   yield
+  studio_session.BATCH_SIZE = batch_size
   jax.config.update("jax_disable_most_optimizations", False)
 
 
