@@ -79,7 +79,7 @@ def check_installed() -> None:
   """Raises UserError unless what the page is made with is there."""
   if importlib.util.find_spec("gradio") is None:
     raise errors.UserError(
-      "musiclm studio needs gradio: pip install 'musiclm_jax[studio]'"
+      "musiclm studio needs gradio: install the extra [studio] (docs/studio.md)"
     )
 
 
