@@ -150,6 +150,42 @@ def generate_program(
   return codes
 
 
+def cut_conditioning(
+  layout: stages_lib.StageLayout,
+  codes: Mapping[str, np.ndarray],
+  window: continuation.Window,
+) -> dict[str, np.ndarray]:
+  """Conditioning codes of one window, cut from those of the whole item.
+
+  Args:
+    layout: of the window.
+    codes: by stream over the whole item, `[batch, frames, codebooks]`; of a
+      stream with windows all that are stored.
+    window: in frames of the target.
+
+  Returns:
+    By stream, `[batch, frames of the window, codebooks]`.
+  """
+  start_secs = window.start / (layout.target_stream.frame_rate_hz or 1.0)
+  cut = {}
+  for index, segment in enumerate(layout.spec.segments[:-1]):
+    stream = layout.streams[segment.stream]
+    array = np.asarray(codes[segment.stream])
+    if stream.has_windows:
+      cut[segment.stream] = streams_lib.take_windows(
+        stream, array, start_secs, layout.segment_frames(index)
+      )
+      continue
+    span = continuation.stream_span(
+      start_secs,
+      layout.segment_frames(index),
+      stream.frame_rate_hz,
+      array.shape[1],
+    )
+    cut[segment.stream] = array[:, span]
+  return cut
+
+
 class StageLM:
   """Generates and scores target codes of one stage.
 
@@ -410,24 +446,7 @@ class StageLM:
   ) -> dict[str, np.ndarray]:
     """Conditioning codes of one window, cut from those of the whole item."""
     layout = self._layout(window.num_frames)
-    start_secs = window.start / (self.target_stream.frame_rate_hz or 1.0)
-    cut = {}
-    for index, segment in enumerate(self.spec.segments[:-1]):
-      stream = self.streams[segment.stream]
-      array = np.asarray(codes[segment.stream])
-      if stream.has_windows:
-        cut[segment.stream] = streams_lib.take_windows(
-          stream, array, start_secs, layout.segment_frames(index)
-        )
-        continue
-      span = continuation.stream_span(
-        start_secs,
-        layout.segment_frames(index),
-        stream.frame_rate_hz,
-        array.shape[1],
-      )
-      cut[segment.stream] = array[:, span]
-    return cut
+    return cut_conditioning(layout, codes, window)
 
   def generate_long(
     self,
