@@ -107,6 +107,7 @@ def _settings(
     "seed": item.seed,
     **choice,
     "seconds": job.seconds,
+    "acoustic": job.acoustic,
     "sampling": stage_sampling.describe(sampling),
     "sample_rate_hz": system.codec.sample_rate_hz,
     "bundle_fingerprint": bundle.combined_fingerprint(system.fingerprints),
@@ -181,7 +182,7 @@ def generate(job: jobs.GenerateJob) -> None:
     about |= {"melody": job.melody, "melody_sha256": melody.sha256}
   from musiclm_jax.systems import candidates, musiclm
 
-  system = musiclm.MusicLM.load(job.bundle)
+  system = musiclm.MusicLM.load(job.bundle).with_acoustic(job.acoustic)
   stages = system.stages_for(melody is not None)
   sampling = sampling_flags.sampling(job, stages)
   settings = {

@@ -18,6 +18,17 @@ from musiclm_jax.networks import decoder_lm
 from musiclm_jax.partitioning import axes
 
 
+def whole_sequence_shapes(
+  batch_size: int, length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Features of a trainable that reads whole sequences `[batch, length]`."""
+  shape = (batch_size, length)
+  return {
+    "decoder_target_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
+    "decoder_loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
+  }
+
+
 def regularized(
   scores: decoder_lm.CodeScores, label_smoothing: float, z_loss: float
 ) -> jax.Array:

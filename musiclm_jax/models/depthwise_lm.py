@@ -113,11 +113,7 @@ class Depthwise:
 
   def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Features the loss reads."""
-    shape = (batch_size, self.layout.length)
-    return {
-      "decoder_target_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
-      "decoder_loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
-    }
+    return code_loss.whole_sequence_shapes(batch_size, self.layout.length)
 
   def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
     """See `acoustic_alarms.rules`."""

@@ -319,7 +319,11 @@ def score_codes(
   hidden: jax.Array, kernel: jax.Array, codes: jax.Array
 ) -> CodeScores:
   """Scores of codes `[batch, frames, levels]`; see `all_logits`."""
-  logits = all_logits(hidden, kernel)
+  return scores_of_logits(all_logits(hidden, kernel), codes)
+
+
+def scores_of_logits(logits: jax.Array, codes: jax.Array) -> CodeScores:
+  """Scores of codes `[...]` from logits `[..., codebook_size]`."""
   log_sum = jax.nn.logsumexp(logits, axis=-1)
   return CodeScores(
     log_sum - _picked(logits, codes),

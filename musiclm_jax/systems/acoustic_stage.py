@@ -20,25 +20,33 @@ from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.decoding import continuation
-from musiclm_jax.systems import stage_lm
+from musiclm_jax.decoding import sampling as sampling_lib
+from musiclm_jax.systems import window_conditioning
 
 # MusicLM sec. 4.1: levels of the coarse stage, and temperatures of both.
 NUM_COARSE_LEVELS = 4
 TEMPERATURES = (0.95, 0.4)
 
 
-def level_temperatures(
-  temperatures: Sequence[float], num_levels: int
-) -> tuple[float, ...]:
-  """Temperature of each level: the coarse ones, then the others.
+Sampling = float | sampling_lib.SamplingConfig
+
+
+def level_sampling(
+  sampling: Sampling | Sequence[Sampling], num_levels: int
+) -> tuple[sampling_lib.SamplingConfig, ...]:
+  """How the codes of each level are drawn.
 
   Args:
-    temperatures: of the coarse and of the fine levels.
+    sampling: of all levels, or of the coarse and of the fine ones; a number is
+      the temperature.
     num_levels: of a frame.
   """
-  coarse, fine = temperatures
-  is_coarse = [level < NUM_COARSE_LEVELS for level in range(num_levels)]
-  return tuple(float(coarse if one else fine) for one in is_coarse)
+  if not isinstance(sampling, Sequence):
+    sampling = (sampling, sampling)
+  coarse, fine = map(sampling_lib.as_config, sampling)
+  return tuple(
+    coarse if level < NUM_COARSE_LEVELS else fine for level in range(num_levels)
+  )
 
 
 def export(
@@ -186,7 +194,7 @@ class AcousticStage(abc.ABC):
     known: np.ndarray,
     first_frame: int,
     keys: jax.Array,
-    temperatures: tuple[float, ...],
+    sampling: tuple[sampling_lib.SamplingConfig, ...],
   ) -> np.ndarray:
     """All codes of one window, int32 `[batch, frames, levels]`.
 
@@ -196,7 +204,7 @@ class AcousticStage(abc.ABC):
       known: leading codes, `[batch, known frames, levels]`; part of the result.
       first_frame: of the window in the item; only randomness depends on it.
       keys: typed keys `[batch]`.
-      temperatures: of each level; 0 takes the most likely code.
+      sampling: of each level.
     """
 
   @property
@@ -240,43 +248,57 @@ class AcousticStage(abc.ABC):
     conditioning: Mapping[str, np.ndarray],
     seconds: float,
     keys: jax.Array,
-    temperatures: Sequence[float] = TEMPERATURES,
-    prefix: np.ndarray | None = None,
+    sampling: Sampling | Sequence[Sampling] = TEMPERATURES,
+    given: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """`generate_long` for a duration."""
+    frames = self.target_stream.num_frames(seconds)
+    return self.generate_long(conditioning, frames, sampling, keys, given=given)
+
+  def generate_long(
+    self,
+    conditioning: Mapping[str, np.ndarray],
+    total_frames: int,
+    sampling: Sampling | Sequence[Sampling],
+    keys: jax.Array,
+    negative: Mapping[str, np.ndarray] | None = None,
+    given: np.ndarray | None = None,
   ) -> np.ndarray:
     """Acoustic codes of any length: half of each window is known.
 
     Args:
       conditioning: codes by stream over the whole item, int32 `[batch, frames,
         codebooks]`; of a stream with windows all that are stored.
-      seconds: of audio.
+      total_frames: to make, with the given ones.
+      sampling: see `level_sampling`.
       keys: typed keys `[batch]`. An item depends on its own codes and key
         only, not on its neighbours.
-      temperatures: of the coarse and of the fine levels.
-      prefix: given first codes of the item, `[batch, frames, levels]`; part of
-        the result.
+      negative: as stages take it; ignored, for there is no guidance here.
+      given: first codes of the item, `[batch, frames, levels]`; they are the
+        begin of the result.
 
     Returns:
-      int32 `[batch, frames, levels]`.
+      int32 `[batch, total_frames, levels]`.
 
     Raises:
-      ValueError: if the conditioning is too short for `seconds`.
+      ValueError: if the conditioning is too short.
     """
-    total_frames = self.target_stream.num_frames(seconds)
-    levels = self.spec.target.num_levels
+    del negative
+    levels, batch = self.spec.target.num_levels, keys.shape[0]
     plan = continuation.plan_windows(
       total_frames, self.window_frames, self.prefix_frames
     )
-    codes = np.zeros((keys.shape[0], 0, levels), np.int32)
-    if prefix is not None:
-      codes = np.asarray(prefix, np.int32)[:, :total_frames]
-    by_level = level_temperatures(temperatures, levels)
+    codes = np.zeros((batch, 0, levels), np.int32)
+    if given is not None:
+      codes = np.asarray(given, np.int32)[:, :total_frames]
+    by_level = level_sampling(sampling, levels)
     for window in plan:
       known = codes[:, window.start : window.end]
       if known.shape[1] == window.num_frames:
         continue
       layout = self.layout(window.num_frames)
-      cut = stage_lm.cut_conditioning(layout, conditioning, window)
-      tokens = [np.zeros((keys.shape[0], 0), np.int32)] + [
+      cut = window_conditioning.cut(layout, conditioning, window)
+      tokens = [
         layout.encode_segment(index, cut[segment.stream])
         for index, segment in enumerate(self.spec.segments[:-1])
       ]

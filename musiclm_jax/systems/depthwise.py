@@ -11,7 +11,8 @@ import numpy as np
 
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
-from musiclm_jax.decoding import framewise, sampling
+from musiclm_jax.decoding import framewise
+from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.layers import transformer
 from musiclm_jax.networks import depthwise_lm
 from musiclm_jax.systems import acoustic_stage
@@ -27,7 +28,7 @@ def generate_program(
   forced: jax.Array,
   num_forced: jax.Array,
   shapes: tuple[tuple[int, int], ...],
-  temperatures: tuple[float, ...],
+  sampling: tuple[sampling_lib.SamplingConfig, ...],
 ) -> jax.Array:
   """Prefill, then every frame, as one program.
 
@@ -41,7 +42,7 @@ def generate_program(
     forced: int32 `[batch, frames, levels]`: all frames that `tokens` lacks.
     num_forced: see `framewise.decode`.
     shapes: of the segments (static).
-    temperatures: of each level (static).
+    sampling: of each level (static).
 
   Returns:
     int32 codes in the shape of `forced`.
@@ -65,7 +66,7 @@ def generate_program(
     keys,
     first_frames,
     forced.shape[1],
-    [sampling.SamplingConfig(one) for one in temperatures],
+    sampling,
     forced,
     num_forced,
   )
@@ -114,9 +115,7 @@ class DepthwiseStage(acoustic_stage.AcousticStage):
       return generate_program(network, offsets, params, *args, **static)
 
     self._score = jax.jit(score, static_argnames=("shapes",))
-    self._generate = jax.jit(
-      generate, static_argnames=("shapes", "temperatures")
-    )
+    self._generate = jax.jit(generate, static_argnames=("shapes", "sampling"))
 
   def _score_window(
     self, layout: stages_lib.StageLayout, tokens: np.ndarray
@@ -131,7 +130,7 @@ class DepthwiseStage(acoustic_stage.AcousticStage):
     known: np.ndarray,
     first_frame: int,
     keys: jax.Array,
-    temperatures: tuple[float, ...],
+    sampling: tuple[sampling_lib.SamplingConfig, ...],
   ) -> np.ndarray:
     batch, levels = len(conditioning), layout.num_target_levels
     # Two programs: nothing is prefilled, or as much as a window shares with
@@ -153,6 +152,6 @@ class DepthwiseStage(acoustic_stage.AcousticStage):
       forced,
       np.int32(given.shape[1]),
       shapes=layout.shapes,
-      temperatures=temperatures,
+      sampling=sampling,
     )
     return np.concatenate([prefix, np.asarray(made)], axis=1)

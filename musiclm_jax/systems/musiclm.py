@@ -6,18 +6,25 @@ Text -> MuLan embedding -> RVQ codes -> semantic -> coarse -> fine -> codec
 the text (appendix C).
 """
 
+import copy
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.core import errors, rng
+from musiclm_jax.systems import (
+  acoustic_backends,
+  acoustic_stage,
+  melody_prompt,
+  stage_lm,
+  stage_sampling,
+)
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import melody_prompt, stage_lm, stage_sampling
 from musiclm_jax.systems import prompts as prompts_lib
 
 # Durations are generated in whole multiples and trimmed: few shapes to compile,
@@ -69,7 +76,9 @@ class MusicLM:
   Attributes:
     codec: encodes and decodes waveforms (`SoundStreamTokenizer`).
     mulan: embeds and quantizes text and audio (`MuLanTokenizer`).
-    stages: `StageLM`s by name: 'semantic', 'coarse', 'fine'.
+    stages: by name, `StageLM`s 'semantic', 'coarse' and 'fine'; in place of the
+      last two perhaps a back end (`with_acoustic`), or nothing.
+    acoustic: back ends by name (`acoustic_backends.BACKENDS`).
     semantic_tokenizer: for evaluation and continuation; None if not given.
     melody: tokenizes melodies (`MelodyTokenizer`); None if not given.
     melody_stage: the semantic stage that is told a melody; None if not given.
@@ -81,12 +90,13 @@ class MusicLM:
     codec,
     mulan,
     semantic_stage: stage_lm.StageLM,
-    coarse_stage: stage_lm.StageLM,
-    fine_stage: stage_lm.StageLM,
+    coarse_stage: stage_lm.StageLM | None,
+    fine_stage: stage_lm.StageLM | None,
     semantic_tokenizer=None,
     fingerprints: dict[str, str] | None = None,
     melody=None,
     melody_stage: stage_lm.StageLM | None = None,
+    acoustic: Mapping[str, acoustic_stage.AcousticStage] | None = None,
   ):
     """Checks that the streams of stages and tokenizers agree.
 
@@ -101,10 +111,12 @@ class MusicLM:
       "coarse": coarse_stage,
       "fine": fine_stage,
     }
+    self.stages = {n: s for n, s in self.stages.items() if s is not None}
+    self.acoustic = dict(acoustic or {})
     self.melody, self.melody_stage = melody, melody_stage
     owners = [codec, mulan, semantic_tokenizer, melody]
     owners = [owner for owner in owners if owner is not None]
-    stages = dict(self.stages)
+    stages = self.stages | self.acoustic
     if melody_stage is not None:
       stages[melody_stage.spec.name] = melody_stage
     for name, stage in stages.items():
@@ -137,13 +149,30 @@ class MusicLM:
       tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
       tokenizers.MuLanTokenizer.load(paths["mulan"]),
       stage_lm.StageLM.load(paths["stage_semantic"]),
-      stage_lm.StageLM.load(paths["stage_coarse"]),
-      stage_lm.StageLM.load(paths["stage_fine"]),
+      *(
+        stage_lm.StageLM.load(paths[name]) if name in paths else None
+        for name in ("stage_coarse", "stage_fine")
+      ),
       tokenizers.SemanticTokenizer.load(paths["semantic"]),
       bundle.fingerprints,
       melody,
       melody_stage,
+      acoustic_backends.load_all(paths),
     )
+
+  def with_acoustic(self, choice: str) -> "MusicLM":
+    """The same system, whose acoustic codes are made as chosen.
+
+    Args:
+      choice: of `acoustic_backends.CHOICES`: 'stages' for coarse and fine
+        stage, or a back end, which draws as both of them are told to.
+
+    Raises:
+      UserError: if the choice is unknown, or the system lacks what it needs.
+    """
+    system = copy.copy(self)
+    system.stages = acoustic_backends.choose(choice, self.stages, self.acoustic)
+    return system
 
   def stages_for(self, has_melody: bool) -> dict[str, stage_lm.StageLM]:
     """The stages in order; the semantic one is told a melody if there is one.
@@ -283,7 +312,8 @@ class MusicLM:
     if negative_codes is not None:
       negative = {self.mulan.stream.name: np.asarray(negative_codes, np.int32)}
     roots = [rng.root_key(item) for item in seeds]
-    for (name, stage), config in zip(stages.items(), sampling):
+    configs = acoustic_backends.settings_of(stages, sampling)
+    for (name, stage), config in zip(stages.items(), configs):
       keys = jnp.stack([rng.named(root, name) for root in roots])
       run = stage.generate_parallel if name == "fine" else stage.generate_long
       stream = stage.target_stream

@@ -17,6 +17,7 @@ from musiclm_jax.decoding import autoregressive, continuation, guidance
 from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
+from musiclm_jax.systems import window_conditioning
 
 KIND = "stage"
 # Rows decoded at once when a stage's windows are independent of each other.
@@ -148,42 +149,6 @@ def generate_program(
     num_forced,
   )
   return codes
-
-
-def cut_conditioning(
-  layout: stages_lib.StageLayout,
-  codes: Mapping[str, np.ndarray],
-  window: continuation.Window,
-) -> dict[str, np.ndarray]:
-  """Conditioning codes of one window, cut from those of the whole item.
-
-  Args:
-    layout: of the window.
-    codes: by stream over the whole item, `[batch, frames, codebooks]`; of a
-      stream with windows all that are stored.
-    window: in frames of the target.
-
-  Returns:
-    By stream, `[batch, frames of the window, codebooks]`.
-  """
-  start_secs = window.start / (layout.target_stream.frame_rate_hz or 1.0)
-  cut = {}
-  for index, segment in enumerate(layout.spec.segments[:-1]):
-    stream = layout.streams[segment.stream]
-    array = np.asarray(codes[segment.stream])
-    if stream.has_windows:
-      cut[segment.stream] = streams_lib.take_windows(
-        stream, array, start_secs, layout.segment_frames(index)
-      )
-      continue
-    span = continuation.stream_span(
-      start_secs,
-      layout.segment_frames(index),
-      stream.frame_rate_hz,
-      array.shape[1],
-    )
-    cut[segment.stream] = array[:, span]
-  return cut
 
 
 class StageLM:
@@ -446,7 +411,7 @@ class StageLM:
   ) -> dict[str, np.ndarray]:
     """Conditioning codes of one window, cut from those of the whole item."""
     layout = self._layout(window.num_frames)
-    return cut_conditioning(layout, codes, window)
+    return window_conditioning.cut(layout, codes, window)
 
   def generate_long(
     self,

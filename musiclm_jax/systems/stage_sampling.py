@@ -85,7 +85,9 @@ def spread_guidance(
   guidance: float, stages: Mapping[str, Any]
 ) -> tuple[float, ...]:
   """One number for all stages that are told what a prompt says, else 1."""
-  return tuple(
+  numbers = [
     guidance if MULAN in stage.spec.conditioning_streams else 1.0
     for stage in stages.values()
-  )
+  ]
+  # A back end stands for two stages.
+  return (*numbers, *[1.0] * (len(STAGES) - len(numbers)))

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.core import stages, streams
-from musiclm_jax.layers import transformer
-from musiclm_jax.models import depthwise_lm
+from musiclm_jax.layers import conformer, transformer
+from musiclm_jax.models import depthwise_lm, soundstorm
 from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import depthwise
+from musiclm_jax.systems import soundstorm as soundstorm_system
 
 MULAN = streams.TokenStream("mulan", 4, 2)
 SEMANTIC = streams.TokenStream("semantic", 6, 1, 4.0)
@@ -37,6 +38,13 @@ def depthwise_model(num_layers=1, **fields):
   )
 
 
+def soundstorm_model(**fields):
+  shape = conformer.ConformerConfig(1, 16, 2, 16, 3, dropout_rate=0.0)
+  return soundstorm.SoundStorm(
+    soundstorm.SoundStormConfig(SPEC, STREAMS, shape, **fields)
+  )
+
+
 def codes(batch_size=2, secs=1.0, seed=0):
   rng = np.random.default_rng(seed)
   return {
@@ -60,13 +68,14 @@ def params_of(model, scale=3.0):
     lambda: axes.unbox(model.init(jax.random.key(0), _zeros(model)))
   )["params"]
   rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: jnp.asarray(
-      rng.standard_normal(leaf.shape) * scale / np.sqrt(leaf.shape[-1]),
-      jnp.float32,
-    ),
-    shapes,
-  )
+
+  def draw(path, leaf):
+    if path[-1].key in ("scale", "bias"):  # Of norms: all frames alike else.
+      return jnp.full(leaf.shape, float(path[-1].key == "scale"))
+    values = rng.standard_normal(leaf.shape) * scale / np.sqrt(leaf.shape[-1])
+    return jnp.asarray(values, jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def _zeros(model):
@@ -76,6 +85,7 @@ def _zeros(model):
 
 SYSTEMS = {
   depthwise_lm.Depthwise: depthwise.DepthwiseStage,
+  soundstorm.SoundStorm: soundstorm_system.SoundStormStage,
 }
 
 

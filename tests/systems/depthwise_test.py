@@ -75,13 +75,13 @@ def test_windows_join_and_items_depend_on_themselves_only(stage):
   )
   assert (stage.generate(alone, SECS, keys(8))[0] != made[1]).any()
   # A continuation keeps its prefix, and goes on as if never interrupted.
-  again = stage.generate(codes, SECS, keys(5, 6, 7), prefix=made[:, :10])
+  again = stage.generate(codes, SECS, keys(5, 6, 7), given=made[:, :10])
   np.testing.assert_array_equal(again, made)
 
 
 def test_the_fine_levels_have_a_temperature_of_their_own():
-  found = acoustic_stage.level_temperatures((0.9, 0.4), 6)
-  assert found == (0.9, 0.9, 0.9, 0.9, 0.4, 0.4)
+  found = acoustic_stage.level_sampling((0.9, 0.4), 6)
+  assert [one.temperature for one in found] == [0.9, 0.9, 0.9, 0.9, 0.4, 0.4]
 
 
 def test_survives_export_and_load(model, stage, tmp_path):
