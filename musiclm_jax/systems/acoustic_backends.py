@@ -72,21 +72,26 @@ def choose(
 
 
 def settings_of(
-  stages: Mapping[str, Any], settings: Sequence[Any]
+  stages: Mapping[str, Any], settings: Sequence[Any], found: Mapping[str, Any]
 ) -> tuple[Any, ...]:
   """Settings of the three stages as those of what a system runs.
 
   Args:
     stages: see `choose`.
     settings: of the semantic, coarse and fine stage.
+    found: back ends of the system, for messages.
 
   Returns:
     One for each of `stages`; a back end has those of coarse and fine stage.
+
+  Raises:
+    UserError: if neither coarse and fine stage are there nor a back end.
   """
   settings = tuple(settings)
   *_, last = stages.values()
   if isinstance(last, acoustic_stage.AcousticStage):
     return (settings[0], settings[1:])
+  check(STAGES, stages, found)
   return settings
 
 

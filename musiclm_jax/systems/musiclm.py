@@ -312,7 +312,7 @@ class MusicLM:
     if negative_codes is not None:
       negative = {self.mulan.stream.name: np.asarray(negative_codes, np.int32)}
     roots = [rng.root_key(item) for item in seeds]
-    configs = acoustic_backends.settings_of(stages, sampling)
+    configs = acoustic_backends.settings_of(stages, sampling, self.acoustic)
     for (name, stage), config in zip(stages.items(), configs):
       keys = jnp.stack([rng.named(root, name) for root in roots])
       run = stage.generate_parallel if name == "fine" else stage.generate_long

@@ -78,6 +78,8 @@ def test_a_back_end_makes_what_the_stages_would(backends, name):
 
 def test_what_a_system_lacks_is_one_clear_error(backends):
   only = system(depthwise=backends["depthwise"])
+  with pytest.raises(errors.UserError, match="no stage_coarse and stage_fine"):
+    only.generate("ok", 1.0)
   with pytest.raises(errors.UserError) as error:
     only.with_acoustic("stages")
   assert str(error.value) == (
