@@ -15,6 +15,11 @@ _COMPILED_QUICKLY = (
   "networks",
   "candidates_test.py",
   "generate_test.py",
+  "depthwise_lm_test.py",
+  "depthwise_test.py",
+  "soundstorm_test.py",
+  "acoustic_backends_test.py",
+  "masked_test.py",
 )
 
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--artifact_dir",
     required=True,
     help="folder with soundstream, semantic, mulan and stage_* artefacts, and "
-    "melody where there is one",
+    "melody and acoustic_* where there are any",
   )
   parser.add_argument("--output_dir", required=True, help="the bundle")
 
@@ -29,11 +29,11 @@ def main(args: argparse.Namespace) -> int:
   from musiclm_jax.systems import bundle
 
   root = pathlib.Path(args.artifact_dir)
-  parts = {name: root / name for name in bundle.PARTS}
-  for name in (bundle.MULAN, *bundle.OPTIONAL_PARTS):
-    parts.pop(name, None)
-    if (root / name).exists():
-      parts[name] = root / name
+  known = bundle.PARTS + bundle.OPTIONAL_PARTS
+  there = [name for name in known if (root / name).exists()]
+  # What is missing is named when the bundle is written.
+  needed = bundle.required_parts(there)
+  parts = {n: root / n for n in known if n in there or n in needed}
   made = bundle.write_bundle(args.output_dir, parts)
   for name, mark in made.fingerprints.items():
     print(f"{name}: fingerprint {mark}")

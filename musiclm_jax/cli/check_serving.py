@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from musiclm_jax.cli import check_acoustic
 from musiclm_jax.core import errors, rng
 from musiclm_jax.decoding import sampling
 from musiclm_jax.layers import transformer
@@ -60,14 +61,18 @@ def _count(tree: Any) -> int:
 
 
 def decode_program(trainable: Any, rows: int) -> Served:
-  """Generation of one whole crop of a stage: prefill, then every token.
+  """Generation of one whole crop: prefill, then every token; or all passes.
 
   Raises:
-    UserError: if the trainable is not a stage.
+    UserError: if the trainable is neither a stage nor a back end.
   """
+  if isinstance(trainable, check_acoustic.TRAINABLES):
+    params = _variables(trainable)["params"]
+    program = check_acoustic.window_program(trainable, params, rows)
+    return Served(*program, _count(params), trainable.config.spec.crop_secs)
   if not isinstance(trainable, token_lm.TokenLM):
     raise errors.UserError(
-      "--what=decode: expected the experiment of a stage, got "
+      "--what=decode: expected the experiment of a stage or back end, got "
       f"{type(trainable).__name__}"
     )
   config, layout = trainable.config, trainable.layout

@@ -161,6 +161,7 @@ def stage_table(
   train = list(reader["train"])
   table = {}
   scored = dict(system.stages)
+  scored |= {one.KIND: one for one in system.acoustic.values()}
   known = {stream.name for stream in reader.config.streams}
   if system.melody_stage is not None and "melody" in known:
     scored[system.melody_stage.spec.name] = system.melody_stage

@@ -25,6 +25,8 @@ from musiclm_jax.models import (
 from musiclm_jax.networks import semantic_encoders
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.systems import (
+  acoustic_backends,
+  acoustic_stage,
   embedders,
   semantic_clusters,
   stage_lm,
@@ -368,7 +370,7 @@ class MuLanExporter:
 
 @dataclasses.dataclass(frozen=True)
 class StageExporter:
-  """Freezes a stage with the fingerprints of the tokenizers behind it.
+  """Freezes a stage or back end, with the fingerprints of its tokenizers.
 
   Attributes:
     cache_dir: the token cache it was trained on.
@@ -386,22 +388,46 @@ class StageExporter:
 
   def export(
     self,
-    trainable: token_lm.TokenLM,
+    trainable: Any,
     variables: Mapping[str, Any],
     directory: str,
     metadata: Mapping[str, Any],
   ) -> str:
-    """Writes the artefact; returns its fingerprint."""
+    """Writes the artefact; returns its fingerprint.
+
+    Args:
+      trainable: a `TokenLM`, or an acoustic back end.
+      variables: as trained.
+      directory: of the artefact.
+      metadata: provenance.
+    """
     config = trainable.config
     cache = token_cache.read_config(self.cache_dir)
     used = {segment.stream for segment in config.spec.segments}
+    streams = [stream for stream in config.streams if stream.name in used]
+    parents = {
+      ARTIFACT_OF_STREAM[name]: cache.fingerprints[name] for name in used
+    }
+    params = jax.device_get(variables["params"])
+    if not isinstance(trainable, token_lm.TokenLM):
+      return acoustic_stage.export(
+        directory,
+        acoustic_backends.kind_of(config.network),
+        config.spec,
+        streams,
+        config.network,
+        params,
+        parents,
+        config.precision,
+        metadata,
+      )
     return stage_lm.export_stage(
       directory,
       config.spec,
-      [stream for stream in config.streams if stream.name in used],
+      streams,
       config.transformer,
-      jax.device_get(variables["params"]),
-      {ARTIFACT_OF_STREAM[name]: cache.fingerprints[name] for name in used},
+      params,
+      parents,
       config.precision,
       config.aligned_conditioning,
       {**metadata, "condition_dropout_rate": config.condition_dropout_rate},

@@ -144,6 +144,7 @@ def _settings(
     "seed": item.seed,
     **choice,
     "seconds": job.seconds,
+    "acoustic": job.acoustic,
     "sampling": stage_sampling.describe(sampling),
     "sample_rate_hz": system.codec.sample_rate_hz,
     "bundle_fingerprint": bundle.combined_fingerprint(system.fingerprints),
@@ -233,7 +234,7 @@ def generate(job: jobs.GenerateJob) -> None:
     about["negative_prompt"] = negative.describe()
   from musiclm_jax.systems import audiolm, candidates
 
-  system = audiolm.load(job.bundle)
+  system = audiolm.load(job.bundle).with_acoustic(job.acoustic)
   if job.melody:
     system.check_melody()
   sampling = sampling_flags.sampling(

@@ -117,6 +117,11 @@ class GenerateJob:
     "--seconds; '' for none",
     "",
   )
+  acoustic: str = _flag(
+    "what makes acoustic codes: stages (the paper's coarse and fine), "
+    "depthwise or soundstorm, where the bundle has them",
+    "stages",
+  )
   seconds: float = _flag("length of each item, with what it continues", 10.0)
   seed: int = _flag("of the first item; then counts up", 0)
   temperatures: str = _flag(

@@ -323,3 +323,22 @@ def fine_stage(
     Segment("acoustic", num_coarse_codebooks, num_codebooks),
   )
   return StageSpec("fine", segments, crop_secs)
+
+
+def acoustic_stage(
+  num_mulan_codebooks: int = 12,
+  num_codebooks: int = 12,
+  crop_secs: float = 10.0,
+) -> StageSpec:
+  """MuLan and semantic tokens, then all acoustic levels; MuLan optional.
+
+  Of the back ends that take the place of coarse and fine stage
+  (`networks/depthwise_lm.py`, `networks/soundstorm.py`).
+  """
+  segments = (
+    Segment("semantic", 0, 1),
+    Segment("acoustic", 0, num_codebooks),
+  )
+  if num_mulan_codebooks:
+    segments = (Segment("mulan", 0, num_mulan_codebooks), *segments)
+  return StageSpec("acoustic", segments, crop_secs)

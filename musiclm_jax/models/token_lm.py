@@ -14,8 +14,8 @@ from musiclm_jax.core import protocols, rng
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.layers import transformer
+from musiclm_jax.models import code_loss
 from musiclm_jax.networks import decoder_lm
-from musiclm_jax.partitioning import axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,18 +197,13 @@ class TokenLM:
 
   def _gathered(self, params: Any) -> Any:
     """Parameters as the network computes with them, on a mesh."""
-    if not axes.is_split("embed"):
-      return params
-    abstract = jax.eval_shape(self.init, rng.root_key(0), self.input_shapes(1))
-    specs = axes.logical_specs(abstract)["params"]
-    dtype = self.config.precision.compute_dtype
-
-    def one(path, leaf, spec):
-      if "embed" not in spec or path[-1].key == "scale":
-        return leaf  # Small, and computed with in float32.
-      return axes.gather(leaf, tuple(spec), dtype, self.config.gather == "step")
-
-    return jax.tree_util.tree_map_with_path(one, params, specs)
+    return code_loss.gathered(
+      self.init,
+      self.input_shapes(1),
+      params,
+      self.config.precision.compute_dtype,
+      self.config.gather == "step",
+    )
 
   def code_scores(
     self,
@@ -242,11 +237,8 @@ class TokenLM:
       config.target_dropout_rate,
     )
     rates[0] = 0.0
-    shown = tokens
-    if rates.any():
-      key = rng.named(dropout_key, "tokens")
-      hidden = jax.random.uniform(key, tokens.shape) < rates
-      shown = jnp.where(hidden, stages_lib.PAD_ID, tokens)
+    key = rng.named(dropout_key, "tokens")
+    shown = code_loss.hide(tokens, rates, key)
     if not config.condition_dropout_rate:
       return shown
     key = rng.named(dropout_key, "conditions")
@@ -286,35 +278,14 @@ class TokenLM:
     scores = self.code_scores(
       variables, batch, rng.named(key, "dropout") if train else None
     )
-    nats = scores.nats
-    levels = self.layout.num_target_levels
     weights = self._targets(batch, "decoder_loss_weights")
-    weights = weights.astype(jnp.float32).reshape(nats.shape)
-    per_token = self._regularized(scores) if train else nats
-    count = weights.sum()
-    total = (per_token * weights).sum()
-    correct = scores.correct * weights
-    metrics = {
-      "loss": protocols.Mean(total, count),
-      "cross_entropy": protocols.Mean((nats * weights).sum(), count),
-      "accuracy": protocols.Mean(correct.sum(), count),
-    }
-    for level in range(levels):
-      metrics[f"cross_entropy_level_{level}"] = protocols.Mean(
-        (nats[..., level] * weights[..., level]).sum(),
-        weights[..., level].sum(),
+    weights = weights.astype(jnp.float32).reshape(scores.nats.shape)
+    per_token, config = scores.nats, self.config
+    if train:
+      per_token = code_loss.regularized(
+        scores, config.label_smoothing, config.z_loss
       )
-    return total / jnp.maximum(count, 1e-6), protocols.LossOutput({}, metrics)
-
-  def _regularized(self, scores: decoder_lm.CodeScores) -> jax.Array:
-    config = self.config
-    per_token = scores.nats
-    if config.label_smoothing:
-      uniform = scores.log_sum - scores.mean_logit
-      per_token += config.label_smoothing * (uniform - scores.nats)
-    if config.z_loss:
-      per_token += config.z_loss * jnp.square(scores.log_sum)
-    return per_token
+    return code_loss.weighted(scores, per_token, weights)
 
 
 def token_cross_entropy(

@@ -11,7 +11,7 @@ last one the target's; static.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -86,15 +86,9 @@ class DecoderLM(nn.Module):
       config.transformer, self.precision
     )
 
-    def init_output(key, shape, dtype):
-      # Small: the first predictions are close to uniform over the codes.
-      init = dense.fan_in_init(1, scale=0.01)
-      keys = jax.random.split(key, shape[0])
-      return jnp.stack([init(k, shape[1:], dtype) for k in keys])
-
     self.output = self.param(
       "output",
-      axes.named(init_output, ("codebook", "embed", "vocab")),
+      axes.named(init_code_heads, ("codebook", "embed", "vocab")),
       (config.num_target_levels, embed_dim, config.codebook_size),
       self.precision.param_dtype,
     )
@@ -103,23 +97,13 @@ class DecoderLM(nn.Module):
     self, tokens: jax.Array, shapes: Sequence[tuple[int, int]]
   ) -> jax.Array:
     """What each target frame is told, `[batch, target frames, embed]`."""
-    target_frames, _ = shapes[-1]
-    batch = tokens.shape[0]
-    total = jnp.zeros(
-      (batch, target_frames, self.config.transformer.embed_dim),
-      self.precision.compute_dtype,
+    # Position 0 holds BOS.
+    return sum_of_instants(
+      self.aligned_embed,
+      tokens[:, 1:],
+      shapes,
+      self.config.aligned_conditioning,
     )
-    start = 1  # Position 0 holds BOS.
-    for frames, levels in shapes[:-1]:
-      end = start + frames * levels
-      embedded = self.aligned_embed(tokens[:, start:end])
-      embedded = embedded.reshape(batch, frames, levels, -1).sum(2)
-      if frames > 1:
-        embedded *= self.config.aligned_conditioning
-      instants = np.arange(target_frames) * frames // target_frames
-      total += embedded[:, instants]
-      start = end
-    return total
 
   def __call__(
     self,
@@ -140,7 +124,7 @@ class DecoderLM(nn.Module):
       float32 `[batch, frames, levels, codebook_size]`.
     """
     hidden = self._target_hidden(tokens, shapes, deterministic, segment_ids)
-    return _all_logits(hidden, self.output)
+    return all_logits(hidden, self.output)
 
   def _target_hidden(
     self,
@@ -188,9 +172,9 @@ class DecoderLM(nn.Module):
     hidden = self._target_hidden(tokens, shapes, deterministic, segment_ids)
     frames, _ = shapes[-1]
     if not 0 < chunk_frames < frames:
-      return _score_codes(hidden, self.output, codes)
+      return score_codes(hidden, self.output, codes)
     # Unrolled: slices of a scan would be copies.
-    score = jax.checkpoint(_score_codes)
+    score = jax.checkpoint(score_codes)
     parts = [
       score(
         hidden[:, start : start + chunk_frames],
@@ -280,7 +264,62 @@ class CodeScores(NamedTuple):
   correct: jax.Array
 
 
-def _all_logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+def init_code_heads(
+  key: jax.Array, shape: Sequence[int], dtype=jnp.float32
+) -> jax.Array:
+  """Output kernels `[levels, embed, codebook_size]`, one per level.
+
+  Small: the first predictions are close to uniform over the codes.
+  """
+  init = dense.fan_in_init(1, scale=0.01)
+  keys = jax.random.split(key, shape[0])
+  return jnp.stack([init(k, shape[1:], dtype) for k in keys])
+
+
+def sum_of_instants(
+  embed_tokens: Callable[[jax.Array], jax.Array],
+  tokens: jax.Array,
+  shapes: Sequence[tuple[int, int]],
+  gain: float = 1.0,
+) -> jax.Array:
+  """What each target frame is told by the conditioning of its instant.
+
+  Args:
+    embed_tokens: int32 `[batch, length]` to `[batch, length, embed]`.
+    tokens: int32 `[batch, length]`, conditioning tokens first.
+    shapes: (frames, levels) of each segment, the last one the target's.
+    gain: multiplies the embeddings of streams with frames.
+
+  Returns:
+    Sums of the embeddings of all conditioning codes of a frame's instant,
+    `[batch, target frames, embed]`; of a stream without frames, of all.
+  """
+  target_frames, _ = shapes[-1]
+  none = embed_tokens(tokens[:, :0])
+  total = jnp.zeros((len(tokens), target_frames, none.shape[-1]), none.dtype)
+  start = 0
+  for frames, levels in shapes[:-1]:
+    end = start + frames * levels
+    embedded = embed_tokens(tokens[:, start:end])
+    embedded = embedded.reshape(tokens.shape[0], frames, levels, -1).sum(2)
+    if frames > 1:
+      embedded *= gain
+    instants = np.arange(target_frames) * frames // target_frames
+    total += embedded[:, instants]
+    start = end
+  return total
+
+
+def all_logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Logits over the codes of each level.
+
+  Args:
+    hidden: `[batch, frames, levels, embed]`.
+    kernel: `[levels, embed, codebook_size]`.
+
+  Returns:
+    float32 `[batch, frames, levels, codebook_size]`.
+  """
   logits = jnp.einsum(
     "bfle,lev->bflv",
     hidden,
@@ -290,10 +329,15 @@ def _all_logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
   return axes.constrain(logits, ("batch", "frames", "codebook", "vocab"))
 
 
-def _score_codes(
+def score_codes(
   hidden: jax.Array, kernel: jax.Array, codes: jax.Array
 ) -> CodeScores:
-  logits = _all_logits(hidden, kernel)
+  """Scores of codes `[batch, frames, levels]`; see `all_logits`."""
+  return scores_of_logits(all_logits(hidden, kernel), codes)
+
+
+def scores_of_logits(logits: jax.Array, codes: jax.Array) -> CodeScores:
+  """Scores of codes `[...]` from logits `[..., codebook_size]`."""
   log_sum = jax.nn.logsumexp(logits, axis=-1)
   return CodeScores(
     log_sum - _picked(logits, codes),

@@ -11,8 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musiclm_jax.core import errors
+from musiclm_jax.systems import (
+  acoustic_backends,
+  acoustic_stage,
+  cascade,
+  musiclm,
+  stage_lm,
+  stage_sampling,
+)
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import cascade, musiclm, stage_lm, stage_sampling
 
 # Of semantic, coarse and fine stage, as published.
 TEMPERATURES = (0.6, 0.8, 0.6)
@@ -31,10 +38,11 @@ class AudioLM(cascade.Cascade):
     self,
     codec: Any,
     semantic_stage: stage_lm.StageLM,
-    coarse_stage: stage_lm.StageLM,
-    fine_stage: stage_lm.StageLM,
+    coarse_stage: stage_lm.StageLM | None,
+    fine_stage: stage_lm.StageLM | None,
     semantic_tokenizer: Any = None,
     fingerprints: Mapping[str, str] | None = None,
+    acoustic: Mapping[str, acoustic_stage.AcousticStage] | None = None,
   ):
     """Checks that streams agree and that the stages need no MuLan.
 
@@ -47,7 +55,8 @@ class AudioLM(cascade.Cascade):
       "coarse": coarse_stage,
       "fine": fine_stage,
     }
-    for name, stage in stages.items():
+    super().__init__(codec, stages, semantic_tokenizer, fingerprints, acoustic)
+    for name, stage in (self.stages | self.acoustic).items():
       found = [segment.stream for segment in stage.spec.segments]
       others = sorted(set(found) - {"semantic", "acoustic"})
       if others:
@@ -55,7 +64,6 @@ class AudioLM(cascade.Cascade):
           f"stage {name!r} reads {', '.join(others)}: expected one trained "
           "without, for AudioLM"
         )
-    super().__init__(codec, stages, semantic_tokenizer, fingerprints)
     self.check_streams()
 
   @classmethod
@@ -73,10 +81,10 @@ class AudioLM(cascade.Cascade):
     return cls(
       tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
       stage_lm.StageLM.load(paths["stage_semantic"]),
-      stage_lm.StageLM.load(paths["stage_coarse"]),
-      stage_lm.StageLM.load(paths["stage_fine"]),
+      *stage_lm.load_found(paths, ("stage_coarse", "stage_fine")),
       tokenizers.SemanticTokenizer.load(paths["semantic"]),
       bundle.fingerprints,
+      acoustic_backends.load_all(paths),
     )
 
   def request(

@@ -2,7 +2,8 @@
 """A bundle: every frozen part of one MusicLM in one directory.
 
 Artefact directories in; one directory with `bundle.json` out, whose parts are
-known to fit together. The parts of melody conditioning may be missing.
+known to fit together. The parts of melody conditioning may be missing, and
+coarse and fine stage where an acoustic back end takes their place.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from musiclm_jax.core import artifacts, errors
@@ -25,8 +26,21 @@ PARTS = TOKENIZERS + STAGES
 MULAN = "mulan"
 # A bundle that can be given a melody has these too.
 MELODY, MELODY_STAGE = "melody", "stage_semantic_melody"
-OPTIONAL_PARTS = (MELODY, MELODY_STAGE)
+# Each takes the place of coarse and fine stage, or stands beside them.
+ACOUSTIC = ("acoustic_depthwise", "acoustic_soundstorm")
+OPTIONAL_PARTS = (MELODY, MELODY_STAGE, *ACOUSTIC)
 _ALL_STAGES = (*STAGES, MELODY_STAGE)
+
+
+def required_parts(names: Collection[str]) -> tuple[str, ...]:
+  """Parts that a bundle with parts `names` must have.
+
+  MuLan is needed only by stages that were trained on it, which say so.
+  """
+  spared = {MULAN}
+  if set(ACOUSTIC) & set(names):
+    spared |= {"stage_coarse", "stage_fine"}
+  return tuple(name for name in PARTS if name not in spared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +95,7 @@ def _verify(
     artifact = artifacts.load(path, kind)
     configs[name] = artifact.config
     fingerprints[name] = artifact.fingerprint
-  for name in _ALL_STAGES:
+  for name in (*_ALL_STAGES, *ACOUSTIC):
     if name in configs:
       _check_tokenizers(name, configs[name], fingerprints, directory)
   return fingerprints
@@ -108,8 +122,8 @@ def write_bundle(
 
   Args:
     directory: where; replaced when it exists.
-    artifact_dirs: artefact directory of each name in `PARTS`, and perhaps of
-      those in `OPTIONAL_PARTS`. 'mulan' may be missing if no stage needs it.
+    artifact_dirs: artefact directory of each name in `PARTS` (see
+      `required_parts`), and perhaps of those in `OPTIONAL_PARTS`.
 
   Returns:
     The bundle.
@@ -125,9 +139,8 @@ def write_bundle(
       raise errors.UserError(
         f"unknown bundle part {name!r}{errors.nearest(name, known)}"
       )
-  missing = [
-    name for name in PARTS if name not in artifact_dirs and name != MULAN
-  ]
+  needed = required_parts(artifact_dirs)
+  missing = [name for name in needed if name not in artifact_dirs]
   if missing:
     raise errors.UserError(f"bundle {directory} lacks {', '.join(missing)}")
   sources = {
@@ -191,7 +204,8 @@ def open_bundle(directory: str | os.PathLike) -> Bundle:
   path = directory / _HEADER
   try:
     version, parts = header["format_version"], header["parts"]
-    names = tuple(n for n in PARTS if n in parts or n != MULAN)
+    needed = required_parts(parts)
+    names = tuple(n for n in PARTS if n in parts or n in needed)
     names += tuple(n for n in OPTIONAL_PARTS if n in parts)
     paths = {name: directory / parts[name]["path"] for name in names}
     expected = {name: parts[name]["fingerprint"] for name in names}

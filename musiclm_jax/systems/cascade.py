@@ -6,8 +6,10 @@ conditioning that spans it, and codes of its begin. Text, a story, audio to go
 on from and semantic codes to make audible are all requests (`modes.py`).
 """
 
+import copy
 import dataclasses
 import math
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +20,13 @@ import numpy as np
 from musiclm_jax.core import errors, rng
 from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.decoding import tracks
-from musiclm_jax.systems import stage_lm, stage_sampling
+from musiclm_jax.systems import (
+  acoustic_backends,
+  acoustic_stage,
+  stage_lm,
+  stage_sampling,
+  stage_windows,
+)
 
 # Durations are generated in whole multiples and trimmed: few shapes to compile,
 # and frames of all streams end at the same time.
@@ -106,14 +114,14 @@ class Request:
     configs = stage_sampling.as_configs(self.sampling)
     object.__setattr__(self, "sampling", configs)
 
-  def num_frames(self, stage: stage_lm.StageLM) -> int:
+  def num_frames(self, stage: stage_windows.StageWindows) -> int:
     """Target frames that a stage makes, given ones included."""
     if self.is_whole:
       rate_hz = stage.target_stream.frame_rate_hz
       return needed_frames(self.seconds, rate_hz)
     return stage.target_stream.num_frames(whole_secs(self.seconds))
 
-  def given_codes(self, stage: stage_lm.StageLM) -> np.ndarray | None:
+  def given_codes(self, stage: stage_windows.StageWindows) -> np.ndarray | None:
     """Given target codes of a stage, `[batch, frames, levels]`, or None."""
     target = stage.spec.target
     codes = self.given.get(target.stream)
@@ -138,6 +146,8 @@ class Cascade:
   Attributes:
     codec: encodes and decodes waveforms (`SoundStreamTokenizer`).
     stages: `StageLM`s by name, in order.
+    acoustic: back ends by name that can take the place of 'coarse' and 'fine'.
+    acoustic_choice: what makes acoustic codes; see `with_acoustic`.
     semantic_tokenizer: for audio prompts; None if not given.
     mulan: embeds and quantizes text and audio; None where no stage uses it.
     melody: tokenizes melodies; None if not given.
@@ -153,20 +163,31 @@ class Cascade:
   def __init__(
     self,
     codec: Any,
-    stages: Mapping[str, stage_lm.StageLM],
+    stages: Mapping[str, stage_lm.StageLM | None],
     semantic_tokenizer: Any = None,
     fingerprints: Mapping[str, str] | None = None,
+    acoustic: Mapping[str, acoustic_stage.AcousticStage] | None = None,
   ):
-    """Composes the parts; `check_streams` compares them."""
+    """Composes the parts; `check_streams` compares them.
+
+    Args:
+      codec: see the class.
+      stages: see the class; coarse and fine may be None beside back ends.
+      semantic_tokenizer: see the class.
+      fingerprints: see the class.
+      acoustic: see the class.
+    """
     self.codec = codec
-    self.stages = dict(stages)
+    self.stages = {n: s for n, s in stages.items() if s is not None}
+    self.acoustic = dict(acoustic or {})
+    self.acoustic_choice = acoustic_backends.STAGES
     self.semantic_tokenizer = semantic_tokenizer
     self.fingerprints = dict(fingerprints or {})
 
   def check_streams(self) -> None:
     """Raises UserError unless stages were made for the tokenizers' streams."""
     owners = [self.codec, self.mulan, self.semantic_tokenizer, self.melody]
-    stages = dict(self.stages)
+    stages = self.stages | self.acoustic
     if self.melody_stage is not None:
       stages[self.melody_stage.spec.name] = self.melody_stage
     for name, stage in stages.items():
@@ -180,18 +201,52 @@ class Cascade:
             f"stage {name!r} was made for {found}, the tokenizer gives {stream}"
           )
 
-  def stages_of(self, request: Request) -> dict[str, stage_lm.StageLM]:
+  def with_acoustic(self, choice: str) -> typing.Self:
+    """The same system, whose acoustic codes are made as chosen.
+
+    Args:
+      choice: of `acoustic_backends.CHOICES`: 'stages' for coarse and fine
+        stage, or a back end, which draws as both of them are told to.
+
+    Raises:
+      UserError: if the choice is unknown, or the system lacks what it needs.
+    """
+    acoustic_backends.check(choice, self.stages, self.acoustic)
+    system = copy.copy(self)
+    system.acoustic_choice = choice
+    return system
+
+  def stages_of(
+    self, request: Request
+  ) -> dict[str, stage_windows.StageWindows]:
     """The stages that a request goes through, in order."""
     return self.stages_for(
       self.melody is not None
       and self.melody.stream.name in request.conditioning
     )
 
-  def stages_for(self, has_melody: bool) -> dict[str, stage_lm.StageLM]:
-    """The stages in order, of which the first may be told a melody."""
-    if not has_melody:
-      return dict(self.stages)
-    return {**self.stages, "semantic": self.melody_stage}
+  def stages_for(
+    self, has_melody: bool
+  ) -> dict[str, stage_windows.StageWindows]:
+    """What runs, in order; the first may be told a melody.
+
+    Raises:
+      UserError: if the system lacks what it needs for `acoustic_choice`.
+    """
+    stages = acoustic_backends.choose(
+      self.acoustic_choice, self.stages, self.acoustic
+    )
+    if has_melody:
+      stages["semantic"] = self.melody_stage
+    return stages
+
+  def steps(
+    self, request: Request
+  ) -> list[tuple[str, stage_windows.StageWindows, stage_windows.Sampling]]:
+    """Name, stage and way to draw of what a request goes through, in order."""
+    stages = self.stages_of(request)
+    settings = acoustic_backends.settings_of(stages, request.sampling)
+    return list(zip(stages, stages.values(), settings, strict=True))
 
   def check_text(self) -> None:
     """Raises UserError unless the system knows text."""
@@ -233,9 +288,8 @@ class Cascade:
     """
     self.check_request(request)
     codes: dict[str, Any] = dict(request.conditioning)
-    stages = self.stages_of(request)
     made_streams = []
-    for (name, stage), sampling in zip(stages.items(), request.sampling):
+    for name, stage, sampling in self.steps(request):
       parallel = is_parallel(name)
       run = stage.generate_parallel if parallel else stage.generate_long
       made = run(

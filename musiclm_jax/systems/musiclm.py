@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from musiclm_jax.core import errors
-from musiclm_jax.systems import bundle as bundle_lib
 from musiclm_jax.systems import (
+  acoustic_backends,
+  acoustic_stage,
   cascade,
   melody_prompt,
   stage_lm,
   stage_sampling,
 )
+from musiclm_jax.systems import bundle as bundle_lib
 from musiclm_jax.systems import prompts as prompts_lib
 
 # MusicLM sec. 4.1: semantic, coarse, fine.
@@ -33,7 +35,8 @@ class MusicLM(cascade.Cascade):
   Attributes:
     codec: encodes and decodes waveforms (`SoundStreamTokenizer`).
     mulan: embeds and quantizes text and audio (`MuLanTokenizer`).
-    stages: `StageLM`s by name: 'semantic', 'coarse', 'fine'.
+    stages: `StageLM`s by name: 'semantic', and perhaps 'coarse' and 'fine'.
+    acoustic: back ends by name, beside or in place of 'coarse' and 'fine'.
     semantic_tokenizer: for evaluation and continuation; None if not given.
     melody: tokenizes melodies (`MelodyTokenizer`); None if not given.
     melody_stage: the semantic stage that is told a melody; None if not given.
@@ -47,12 +50,13 @@ class MusicLM(cascade.Cascade):
     codec,
     mulan,
     semantic_stage: stage_lm.StageLM,
-    coarse_stage: stage_lm.StageLM,
-    fine_stage: stage_lm.StageLM,
+    coarse_stage: stage_lm.StageLM | None,
+    fine_stage: stage_lm.StageLM | None,
     semantic_tokenizer=None,
     fingerprints: Mapping[str, str] | None = None,
     melody=None,
     melody_stage: stage_lm.StageLM | None = None,
+    acoustic: Mapping[str, acoustic_stage.AcousticStage] | None = None,
   ):
     """Checks that the streams of stages and tokenizers agree.
 
@@ -64,7 +68,7 @@ class MusicLM(cascade.Cascade):
       "coarse": coarse_stage,
       "fine": fine_stage,
     }
-    super().__init__(codec, stages, semantic_tokenizer, fingerprints)
+    super().__init__(codec, stages, semantic_tokenizer, fingerprints, acoustic)
     self.mulan = mulan
     self.melody, self.melody_stage = melody, melody_stage
     self.check_streams()
@@ -90,12 +94,12 @@ class MusicLM(cascade.Cascade):
       tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
       tokenizers.MuLanTokenizer.load(paths["mulan"]),
       stage_lm.StageLM.load(paths["stage_semantic"]),
-      stage_lm.StageLM.load(paths["stage_coarse"]),
-      stage_lm.StageLM.load(paths["stage_fine"]),
+      *stage_lm.load_found(paths, ("stage_coarse", "stage_fine")),
       tokenizers.SemanticTokenizer.load(paths["semantic"]),
       bundle.fingerprints,
       melody,
       melody_stage,
+      acoustic_backends.load_all(paths),
     )
 
   def check_melody(self) -> None:

@@ -325,12 +325,9 @@ class StageLM(stage_windows.StageWindows):
       else:
         other = layout.drop(tokens)
       tokens = np.concatenate([tokens, other])
-    given = np.zeros((batch, num_frames, levels), np.int32)
-    if forced is None:
-      num_forced = 0
-    else:
-      given[:, : forced.shape[1]] = forced
-      num_forced = forced.shape[1] if num_forced is None else num_forced
+    given, num_forced = self._forced_codes(
+      batch, num_frames, forced, num_forced
+    )
     first = (np.asarray(first_frames) + known) * levels
     return np.asarray(
       self._generate(
@@ -339,7 +336,7 @@ class StageLM(stage_windows.StageWindows):
         keys,
         np.broadcast_to(first, (batch,)).astype(np.int32),
         given,
-        np.broadcast_to(num_forced, (batch,)).astype(np.int32),
+        num_forced,
         shapes=layout.shapes,
         num_frames=num_frames,
         sampling=sampling,
@@ -355,14 +352,7 @@ class StageLM(stage_windows.StageWindows):
   ) -> np.ndarray:
     """BOS, conditioning and known target, int32 `[batch, length]`."""
     parts = [np.full((batch, 1), stages_lib.BOS_ID, np.int32)]
-    for index, segment in enumerate(self.spec.segments[:-1]):
-      codes = np.asarray(conditioning[segment.stream])
-      if codes.shape[1] != layout.segment_frames(index):
-        raise ValueError(
-          f"{segment.stream!r} codes have shape {codes.shape}: expected "
-          f"{layout.segment_frames(index)} frames for stage {self.spec.name!r}"
-        )
-      parts.append(layout.encode_segment(index, codes))
+    parts += self._told_tokens(layout, conditioning)
     if prefix is not None and prefix.shape[1]:
       tokens = np.asarray(prefix) + layout.target_offsets
       parts.append(tokens.reshape(batch, -1))
@@ -393,3 +383,10 @@ class StageLM(stage_windows.StageWindows):
       num_frames,
       sampling,
     )
+
+
+def load_found(
+  paths: Mapping[str, str | os.PathLike], names: Sequence[str]
+) -> list[StageLM | None]:
+  """Stages of a bundle by part name, None for each that it lacks."""
+  return [StageLM.load(paths[n]) if n in paths else None for n in names]

@@ -63,7 +63,10 @@ def check_guidance(
     UserError: if a stage without dropped streams is to be guided, or a
       negative prompt would change nothing.
   """
-  for (name, stage), config in zip(stages.items(), configs):
+  told = list(stages.items())
+  # A back end, which is the last then, stands for two stages.
+  told += told[-1:] * (len(configs) - len(told))
+  for (name, stage), config in zip(told, configs):
     if config.guidance != 1 and not stage.spec.dropped_streams:
       raise errors.UserError(
         f"guidance={config.guidance:g} of the {name} stage: it was trained "
@@ -71,7 +74,7 @@ def check_guidance(
       )
   if is_negative_given and not any(
     config.guidance != 1 and MULAN in stage.spec.conditioning_streams
-    for stage, config in zip(stages.values(), configs)
+    for (_, stage), config in zip(told, configs)
   ):
     raise errors.UserError(
       "a negative prompt needs guidance other than 1 in a stage that is told "
@@ -83,7 +86,9 @@ def spread_guidance(
   guidance: float, stages: Mapping[str, Any]
 ) -> tuple[float, ...]:
   """One number for all stages that are told what a prompt says, else 1."""
-  return tuple(
+  numbers = [
     guidance if MULAN in stage.spec.conditioning_streams else 1.0
     for stage in stages.values()
-  )
+  ]
+  # A back end stands for two stages.
+  return (*numbers, *[1.0] * (len(STAGES) - len(numbers)))

@@ -21,12 +21,13 @@ from musiclm_jax.decoding import sampling as sampling_lib
 MAX_ROWS = 64
 
 
-def num_rows(
-  keys: jax.Array, sampling: sampling_lib.SamplingConfig | float
-) -> int:
-  """Rows that a window of each item takes: twice as many with guidance."""
-  is_guided = sampling_lib.as_config(sampling).guidance != 1
-  return keys.shape[0] * (2 if is_guided else 1)
+# Of a stage; a number is the temperature. What makes coarse and fine levels at
+# once (`acoustic_stage.py`) may have one for each.
+Sampling = (
+  sampling_lib.SamplingConfig
+  | float
+  | Sequence[sampling_lib.SamplingConfig | float]
+)
 
 
 class StageWindows(abc.ABC):
@@ -46,7 +47,7 @@ class StageWindows(abc.ABC):
     conditioning: Mapping[str, np.ndarray],
     prefix: np.ndarray | None,
     num_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
+    sampling: Sampling,
     keys: jax.Array,
     first_frames: np.ndarray | int = 0,
     forced: np.ndarray | None = None,
@@ -65,6 +66,11 @@ class StageWindows(abc.ABC):
   def window_frames(self) -> int:
     """Target frames of one training crop."""
     return self.target_stream.num_frames(self.spec.crop_secs)
+
+  def num_rows(self, keys: jax.Array, sampling: Sampling) -> int:
+    """Rows that a window of each item takes: twice as many with guidance."""
+    is_guided = sampling_lib.as_config(sampling).guidance != 1
+    return keys.shape[0] * (2 if is_guided else 1)
 
   def _layout(self, num_frames: int) -> stages_lib.StageLayout:
     rate = self.target_stream.frame_rate_hz
@@ -95,6 +101,47 @@ class StageWindows(abc.ABC):
       span = self.needed_span(window, stream.name, track.total_frames)
       cut[stream.name] = track.take(span.start, span.stop)
     return cut
+
+  def _told_tokens(
+    self,
+    layout: stages_lib.StageLayout,
+    conditioning: Mapping[str, np.ndarray],
+  ) -> list[np.ndarray]:
+    """Tokens of the conditioning of a window, `[batch, length]` by segment.
+
+    Raises:
+      ValueError: if the frames of a stream do not fit the window.
+    """
+    parts = []
+    for index, segment in enumerate(self.spec.segments[:-1]):
+      codes = np.asarray(conditioning[segment.stream])
+      if codes.shape[1] != layout.segment_frames(index):
+        raise ValueError(
+          f"{segment.stream!r} codes have shape {codes.shape}: expected "
+          f"{layout.segment_frames(index)} frames for stage {self.spec.name!r}"
+        )
+      parts.append(layout.encode_segment(index, codes))
+    return parts
+
+  def _forced_codes(
+    self,
+    batch: int,
+    num_frames: int,
+    forced: np.ndarray | None,
+    num_forced: np.ndarray | int | None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """`forced` and `num_forced` of `generate`, in shapes that do not vary.
+
+    Returns:
+      int32 `[batch, num_frames, levels]` and `[batch]`.
+    """
+    given = np.zeros((batch, num_frames, self.spec.target.num_levels), np.int32)
+    if forced is None:
+      num_forced = 0
+    else:
+      given[:, : forced.shape[1]] = forced
+      num_forced = forced.shape[1] if num_forced is None else num_forced
+    return given, np.broadcast_to(num_forced, (batch,)).astype(np.int32)
 
   def needed_span(
     self, window: continuation.Window, name: str, total_frames: int
@@ -139,7 +186,7 @@ class StageWindows(abc.ABC):
     conditioning: Mapping[str, tracks.Conditioning],
     window: continuation.Window,
     known: np.ndarray | None,
-    sampling: sampling_lib.SamplingConfig | float,
+    sampling: Sampling,
     keys: jax.Array,
     negative: Mapping[str, np.ndarray] | None = None,
   ) -> np.ndarray:
@@ -183,7 +230,7 @@ class StageWindows(abc.ABC):
     self,
     conditioning: Mapping[str, tracks.Conditioning],
     total_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
+    sampling: Sampling,
     keys: jax.Array,
     given: np.ndarray | None = None,
     negative: Mapping[str, np.ndarray] | None = None,
@@ -230,7 +277,7 @@ class StageWindows(abc.ABC):
     self,
     conditioning: Mapping[str, tracks.Conditioning],
     windows: Sequence[continuation.Window],
-    sampling: sampling_lib.SamplingConfig | float,
+    sampling: Sampling,
     keys: jax.Array,
     given: np.ndarray | None = None,
     negative: Mapping[str, np.ndarray] | None = None,
@@ -273,7 +320,7 @@ class StageWindows(abc.ABC):
     self,
     conditioning: Mapping[str, tracks.Conditioning],
     total_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
+    sampling: Sampling,
     keys: jax.Array,
     given: np.ndarray | None = None,
     negative: Mapping[str, np.ndarray] | None = None,
@@ -289,7 +336,7 @@ class StageWindows(abc.ABC):
     plan = self.plan_parallel(
       total_frames, 0 if given is None else given.shape[1]
     )
-    per_call = max(1, MAX_ROWS // num_rows(keys, sampling))
+    per_call = max(1, MAX_ROWS // self.num_rows(keys, sampling))
     parts = []
     for start in range(0, len(plan), per_call):
       chunk = list(plan[start : start + per_call])

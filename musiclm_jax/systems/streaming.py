@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from musiclm_jax.decoding import continuation, tracks
-from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.systems import (
   cascade,
   codec_streams,
-  stage_lm,
   stage_windows,
 )
 
@@ -52,9 +50,9 @@ class _Maker:
   def __init__(
     self,
     name: str,
-    stage: stage_lm.StageLM,
+    stage: stage_windows.StageWindows,
     request: cascade.Request,
-    sampling: sampling_lib.SamplingConfig,
+    sampling: stage_windows.Sampling,
     known: dict[str, Any],
     sources: Mapping[str, "_Maker"],
   ):
@@ -130,7 +128,7 @@ class _Maker:
     windows = itertools.takewhile(self._is_ready, self.plan[self.next :])
     ready = list(windows)
     count = 1 << (len(ready).bit_length() - 1) if self._has_begun else 1
-    rows = stage_windows.num_rows(self._keys, self._sampling)
+    rows = self.stage.num_rows(self._keys, self._sampling)
     count = min(count, max(1, stage_windows.MAX_ROWS // rows))
     self._has_begun = True
     windows = ready[:count]
@@ -171,8 +169,7 @@ def _makers(system: cascade.Cascade, request: cascade.Request) -> list[_Maker]:
   known: dict[str, Any] = dict(request.conditioning)
   sources: dict[str, _Maker] = {}
   makers = []
-  stages = system.stages_of(request)
-  for (name, stage), sampling in zip(stages.items(), request.sampling):
+  for name, stage, sampling in system.steps(request):
     maker = _Maker(name, stage, request, sampling, known, sources)
     stream = stage.target_stream.name
     # Each stage has its own view: a later one may make the same stream.

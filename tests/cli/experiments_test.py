@@ -130,6 +130,21 @@ def test_other_stage_sizes(size, millions):
   assert sum(counts.values()) == pytest.approx(millions, rel=0.002)
 
 
+@pytest.mark.parametrize(
+  ("part", "millions"),
+  [
+    ("depthwise_small", 46.02),
+    ("depthwise_paper", 353.4),
+    ("soundstorm_small", 41.78),
+    ("soundstorm_paper", 328.6),
+  ],
+)
+def test_acoustic_back_ends(part, millions):
+  """Tables of input tokens and output kernels of 12 levels are in them."""
+  counts = parameters(part, base="experiments/musiclm_{}_audio_folder.gin")
+  assert sum(counts.values()) == pytest.approx(millions, rel=0.002)
+
+
 def test_w2v_bert_xl():
   counts = parameters("w2v_bert")
   assert sum(counts.values()) == pytest.approx(600, rel=0.03)

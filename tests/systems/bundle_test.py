@@ -38,7 +38,8 @@ def test_round_trip(parts, tmp_path):
 
 
 def test_melody_parts_may_be_there_and_must_fit(parts, tmp_path):
-  for name in bundle.OPTIONAL_PARTS:
+  melody = (bundle.MELODY, bundle.MELODY_STAGE)
+  for name in melody:
     parts[name] = tmp_path / f"src_{name}"
   mark = artifacts.save(parts["melody"], "melody", {}, {"w": np.ones(3)})
   config = {"tokenizers": {"melody": mark}}
@@ -46,7 +47,7 @@ def test_melody_parts_may_be_there_and_must_fit(parts, tmp_path):
   artifacts.save(stage, "stage", config, {"w": np.ones(2)})
   bundle.write_bundle(tmp_path / "b", parts)
   opened = bundle.open_bundle(tmp_path / "b")
-  assert set(opened.paths) == {*bundle.PARTS, *bundle.OPTIONAL_PARTS}
+  assert set(opened.paths) == {*bundle.PARTS, *melody}
   # A stage without its tokenizer, then with another one.
   without = {name: path for name, path in parts.items() if name != "melody"}
   with pytest.raises(errors.UserError, match="fingerprint None"):
