@@ -43,7 +43,9 @@ def test_mulan_artifact_holds_the_towers_and_not_the_loss(corpus_dir, tmp_path):
   exporter = exporters.MuLanExporter(corpus_dir, str(text_model), 2, 4)
   exporter.export(trainable, variables, str(tmp_path / "mulan"), {})
   found = artifacts.load(tmp_path / "mulan", "mulan").arrays["params"]
-  towers = trainable.network.init(jax.random.key(0), *batch.values())
+  towers = jax.eval_shape(
+    trainable.network.init, jax.random.key(0), *batch.values()
+  )
   assert jax.tree.structure(found) == jax.tree.structure(
     axes.unbox(towers)["params"]
   )

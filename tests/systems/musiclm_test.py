@@ -72,9 +72,9 @@ def test_lengths_are_exact_and_codes_legal_beyond_the_crop(system):
 
 def test_item_depends_on_its_prompt_and_seed_only(system):
   both = system.generate(["a piano", "drums"], 3.0, seed=[5, 6])
-  # The neighbour changes place and text, the batch changes size.
+  # The neighbour changes place and text, or there is none.
   alone = system.generate("drums", 3.0, seed=6)
-  other = system.generate(["drums", "a violin", "flute"], 3.0, seed=[6, 9, 1])
+  other = system.generate(["drums", "a violin"], 3.0, seed=[6, 9])
   for name, codes in both.codes.items():
     np.testing.assert_array_equal(codes[1], alone.codes[name][0])
     np.testing.assert_array_equal(codes[1], other.codes[name][0])
