@@ -53,22 +53,21 @@ def _trained(steps: int = 60):
   moments = jax.tree.map(jnp.zeros_like, variables["params"])
 
   @jax.jit
-  def update(params, moments, grads):
+  def update(variables, moments, step):
+    grads, out = _MODEL.gradients(
+      variables, _batch(), jax.random.fold_in(_KEY, step), step
+    )
     moments = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g**2, moments, grads)
     params = jax.tree.map(
       lambda p, g, m: p - 2e-3 * g / (jnp.sqrt(m) + 1e-8),
-      params, grads, moments,
+      variables["params"], grads, moments,
     )  # fmt: skip
-    return params, moments
+    return {"params": params, **out.state}, moments, out.metrics
 
   losses = []
   for step in range(steps):
-    grads, out = _gradients(
-      variables, _batch(), jax.random.fold_in(_KEY, step), jnp.int32(step)
-    )
-    params, moments = update(variables["params"], moments, grads)
-    variables = {"params": params, **out.state}
-    mean = out.metrics["reconstruction"]
+    variables, moments, metrics = update(variables, moments, jnp.int32(step))
+    mean = metrics["reconstruction"]
     losses.append(float(mean.total / mean.count))
   return variables, losses
 
