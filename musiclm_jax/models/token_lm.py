@@ -51,7 +51,7 @@ class TokenLMConfig:
   spec: stages_lib.StageSpec
   streams: tuple[streams_lib.TokenStream, ...]
   transformer: transformer.TransformerConfig
-  aligned_conditioning: bool = False
+  aligned_conditioning: float = 0.0
   conditioning_dropout_rate: float = 0.0
   condition_dropout_rate: float = 0.0
   dropped_streams: tuple[str, ...] = ("mulan",)

@@ -34,18 +34,19 @@ class DecoderLMConfig:
     num_target_levels: RVQ levels of the target segment.
     codebook_size: codes of each target level.
     aligned_conditioning: adds to each target position the embeddings of the
-      conditioning codes of the same instant (of all, for a stream without
-      frames). They are in the sequence anyway, as in the paper; but attention
-      has to learn which of them belongs to which frame from distances beyond
-      the last bucket of the T5 bias, which takes more training than a small
-      run has.
+      conditioning codes of the same instant, multiplied by this, and those of
+      all codes of a stream without frames; 0: neither. They are in the sequence
+      anyway, as in the paper; but attention has to learn which of them belongs
+      to which frame from distances beyond the last bucket of the T5 bias, which
+      takes more training than a small run has. The larger, the sooner they are
+      learnt, before the codes that were made already explain the next.
   """
 
   transformer: transformer.TransformerConfig
   vocab_size: int
   num_target_levels: int
   codebook_size: int
-  aligned_conditioning: bool = False
+  aligned_conditioning: float = 0.0
 
   def __post_init__(self):
     for field in ("vocab_size", "num_target_levels", "codebook_size"):
@@ -53,6 +54,10 @@ class DecoderLMConfig:
         raise ValueError(
           f"{field}={getattr(self, field)}: expected a positive number"
         )
+    if not self.aligned_conditioning >= 0:
+      raise ValueError(
+        f"aligned_conditioning={self.aligned_conditioning}: expected >= 0"
+      )
     if not self.transformer.causal:
       raise ValueError("transformer.causal=False: expected True")
 
@@ -93,7 +98,12 @@ class DecoderLM(nn.Module):
   ) -> jax.Array:
     """What each target frame is told, `[batch, target frames, embed]`."""
     # Position 0 holds BOS.
-    return sum_of_instants(self.aligned_embed, tokens[:, 1:], shapes)
+    return sum_of_instants(
+      self.aligned_embed,
+      tokens[:, 1:],
+      shapes,
+      self.config.aligned_conditioning,
+    )
 
   def __call__(
     self,
@@ -270,6 +280,7 @@ def sum_of_instants(
   embed_tokens: Callable[[jax.Array], jax.Array],
   tokens: jax.Array,
   shapes: Sequence[tuple[int, int]],
+  weight: float = 1.0,
 ) -> jax.Array:
   """What each target frame is told by the conditioning of its instant.
 
@@ -277,6 +288,7 @@ def sum_of_instants(
     embed_tokens: int32 `[batch, length]` to `[batch, length, embed]`.
     tokens: int32 `[batch, length]`, conditioning tokens first.
     shapes: (frames, levels) of each segment, the last one the target's.
+    weight: of the embeddings of streams with frames.
 
   Returns:
     Sums of the embeddings of all conditioning codes of a frame's instant,
@@ -290,6 +302,8 @@ def sum_of_instants(
     end = start + frames * levels
     embedded = embed_tokens(tokens[:, start:end])
     embedded = embedded.reshape(tokens.shape[0], frames, levels, -1).sum(2)
+    if frames > 1:
+      embedded *= weight
     instants = np.arange(target_frames) * frames // target_frames
     total += embedded[:, instants]
     start = end

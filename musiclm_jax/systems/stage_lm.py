@@ -30,7 +30,7 @@ def export_stage(
   params: Mapping[str, Any],
   tokenizers: Mapping[str, str],
   precision: precision_lib.Precision | None = None,
-  aligned_conditioning: bool = False,
+  aligned_conditioning: float = 0.0,
   metadata: Mapping[str, Any] | None = None,
 ) -> str:
   """Writes a trained stage as an artefact of kind 'stage'.
@@ -69,7 +69,7 @@ def decode_network(
   streams: Mapping[str, streams_lib.TokenStream],
   transformer: transformer_lib.TransformerConfig,
   precision: precision_lib.Precision,
-  aligned_conditioning: bool = False,
+  aligned_conditioning: float = 0.0,
 ) -> decoder_lm.DecoderLM:
   """The network of a trained stage, laid out for decoding."""
   layout = stages_lib.StageLayout(spec, streams)
@@ -166,7 +166,7 @@ class StageLM(stage_windows.StageWindows):
     transformer: transformer_lib.TransformerConfig,
     params: Mapping[str, Any],
     precision: precision_lib.Precision | None = None,
-    aligned_conditioning: bool = False,
+    aligned_conditioning: float = 0.0,
     tokenizers: Mapping[str, str] | None = None,
     fingerprint: str = "",
   ):
@@ -227,7 +227,8 @@ class StageLM(stage_windows.StageWindows):
         artifacts.config_from_dict(
           precision_lib.Precision, config["precision"]
         ),
-        config.get("aligned_conditioning", False),
+        # True, in older artefacts, is 1.
+        float(config.get("aligned_conditioning", 0.0)),
         config["tokenizers"],
       )
     except KeyError as error:

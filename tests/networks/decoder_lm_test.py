@@ -33,7 +33,7 @@ SHAPES = ((1, 3), (2, 1), (4, 2))
 LENGTH, START = 13, 5
 
 
-def _network(aligned_conditioning=False, **fields):
+def _network(aligned_conditioning=0.0, **fields):
   stack = transformer.TransformerConfig(2, 8, 2, 12, **fields)
   return decoder_lm.DecoderLM(
     decoder_lm.DecoderLMConfig(stack, 20, 2, 5, aligned_conditioning)
@@ -74,7 +74,7 @@ def _init(network, tokens):
   )
 
 
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("aligned", [0.0, 3.0])
 @pytest.mark.parametrize("num_known", [0, 3])
 def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
   network = _network(aligned, scan_layers=True)
@@ -118,7 +118,7 @@ def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
 
 
 def test_aligned_conditioning_tells_each_frame_its_own_codes():
-  network = _network(True)
+  network = _network(3.0)
   tokens = jax.random.randint(jax.random.key(1), (1, LENGTH), 0, 10)
   params = _init(network, tokens)["params"]
 
