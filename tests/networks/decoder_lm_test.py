@@ -148,3 +148,17 @@ def test_code_nats_is_cross_entropy():
   np.testing.assert_allclose(
     decoder_lm.code_nats(logits, codes), expected, rtol=1e-5
   )
+
+
+def test_gain_multiplies_streams_with_frames_only():
+  tokens = jnp.arange(4)[None]
+  # A stream without frames of two levels, one of two frames, four to make.
+  shapes = ((1, 2), (2, 1), (4, 1))
+
+  def told(gain):
+    return decoder_lm.sum_of_instants(
+      lambda x: jnp.float32(x)[..., None], tokens, shapes, gain
+    )[0, :, 0]
+
+  np.testing.assert_array_equal(told(1.0), [3, 3, 4, 4])
+  np.testing.assert_array_equal(told(5.0), [11, 11, 16, 16])
