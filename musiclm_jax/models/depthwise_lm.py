@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.core import alarms, protocols, rng
 from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.core import protocols, rng
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.layers import transformer
-from musiclm_jax.models import acoustic_alarms, code_loss
+from musiclm_jax.models import acoustic_alarms, acoustic_trainable, code_loss
 from musiclm_jax.networks import decoder_lm, depthwise_lm
 
 
@@ -94,7 +94,7 @@ class DepthwiseConfig:
     )
 
 
-class Depthwise:
+class Depthwise(acoustic_trainable.AcousticTrainable):
   """A `core.protocols.Trainable`: cross-entropy of all codes of a frame.
 
   Attributes:
@@ -106,20 +106,9 @@ class Depthwise:
 
   def __init__(self, config: DepthwiseConfig):
     """Builds the network of `config`."""
-    self.config = config
-    self.layout = config.layout
-    self.network = depthwise_lm.DepthwiseLM(config.network, config.precision)
-    self.loss_terms = acoustic_alarms.loss_terms(self.layout.num_target_levels)
-
-  def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Features the loss reads."""
-    return code_loss.whole_sequence_shapes(batch_size, self.layout.length)
-
-  def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
-    """See `acoustic_alarms.rules`."""
-    del batch_size
-    size = self.layout.target_stream.codebook_size
-    return acoustic_alarms.rules(self.config.alarms, size)
+    super().__init__(
+      config, depthwise_lm.DepthwiseLM(config.network, config.precision)
+    )
 
   def _codes(self, batch: protocols.Batch) -> jax.Array:
     tokens = batch["decoder_target_tokens"][:, self.layout.target_start :]
@@ -150,13 +139,7 @@ class Depthwise:
       )
       key = rng.named(dropout_key, "tokens")
       tokens = code_loss.hide(tokens, rates, key)
-    params = code_loss.gathered(
-      self.init,
-      self.input_shapes(1),
-      variables["params"],
-      config.precision.compute_dtype,
-      config.gather == "step",
-    )
+    params = self.gathered_params(variables)
     return self.network.apply(
       {"params": params},
       tokens,

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.core import alarms, protocols, rng
 from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.core import protocols, rng
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.layers import conformer as conformer_lib
-from musiclm_jax.models import acoustic_alarms, code_loss
+from musiclm_jax.models import acoustic_alarms, acoustic_trainable, code_loss
 from musiclm_jax.networks import decoder_lm, soundstorm
 
 
@@ -142,7 +142,7 @@ def draw_masking(
   return Masking(levels, masked, asked)
 
 
-class SoundStorm:
+class SoundStorm(acoustic_trainable.AcousticTrainable):
   """A `core.protocols.Trainable`: cross-entropy of masked codes of a level.
 
   Attributes:
@@ -154,20 +154,9 @@ class SoundStorm:
 
   def __init__(self, config: SoundStormConfig):
     """Builds the network of `config`."""
-    self.config = config
-    self.layout = config.layout
-    self.network = soundstorm.SoundStormNet(config.network, config.precision)
-    self.loss_terms = acoustic_alarms.loss_terms(self.layout.num_target_levels)
-
-  def input_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Features the loss reads."""
-    return code_loss.whole_sequence_shapes(batch_size, self.layout.length)
-
-  def alarm_rules(self, batch_size: int) -> tuple[alarms.AlarmRule, ...]:
-    """See `acoustic_alarms.rules`."""
-    del batch_size
-    size = self.layout.target_stream.codebook_size
-    return acoustic_alarms.rules(self.config.alarms, size)
+    super().__init__(
+      config, soundstorm.SoundStormNet(config.network, config.precision)
+    )
 
   def init(self, key: jax.Array, batch: protocols.Batch) -> protocols.Variables:
     """Fresh parameters, boxed with logical axis names."""
@@ -200,13 +189,7 @@ class SoundStorm:
       )
       key = rng.named(dropout_key, "tokens")
       tokens = code_loss.hide(tokens, rates, key)
-    params = code_loss.gathered(
-      self.init,
-      self.input_shapes(1),
-      variables["params"],
-      config.precision.compute_dtype,
-      config.gather == "step",
-    )
+    params = self.gathered_params(variables)
     logits = self.network.apply(
       {"params": params},
       tokens,
