@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams between folders: what a trainable is, what metrics are."""
+"""Seams between folders: what a trainable, a metric, an embedder is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 Batch = Mapping[str, jax.Array]
 Variables = Mapping[str, Any]
@@ -74,3 +75,108 @@ class Trainable(Protocol):
     train: bool,
   ) -> tuple[jax.Array, LossOutput]:
     """Mean loss of a batch (float32 scalar), new state and metrics."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+  """What every embedder and classifier of audio says of itself.
+
+  A number is comparable with another one only where all of this is the same.
+
+  Attributes:
+    name: what it is, such as 'mulan' or 'vggish'.
+    fingerprint: hex hash of the weights.
+    published_as: the short name that metrics may carry, such as 'VGG', if the
+      weights are known to be the published ones; else None
+      (`evaluation/published_weights.py`).
+    sample_rate_hz: rate it listens at; other audio is resampled.
+    window_secs: audio under one row of its answer.
+    hop_secs: between the starts of two rows.
+  """
+
+  name: str
+  fingerprint: str
+  published_as: str | None
+  sample_rate_hz: int
+  window_secs: float
+  hop_secs: float
+
+  def settings(self) -> dict[str, Any]:
+    """Everything beside the weights that changes numbers; JSON-compatible.
+
+    Among them 'sample_rate_hz', 'window_secs', 'hop_secs', 'resampler',
+    'gain', 'short_audio' (what becomes of audio shorter than a window), 'tail'
+    (of what is behind the last whole window), 'activation' and, where there
+    is a choice, 'layer'.
+    """
+
+
+@runtime_checkable
+class Embedder(Listener, Protocol):
+  """Audio to vectors.
+
+  Attributes:
+    embedding_dim: width of a vector.
+  """
+
+  embedding_dim: int
+
+  def embed_audio_windows(
+    self, waveforms: np.ndarray, sample_rate_hz: float
+  ) -> np.ndarray:
+    """Embeds windows of each waveform; a row depends on its own one alone.
+
+    Args:
+      waveforms: float32 `[batch, samples]`, mono, in [-1, 1].
+      sample_rate_hz: their rate.
+
+    Returns:
+      float32 `[batch, windows, embedding_dim]`, at least one window.
+
+    Raises:
+      ValueError: if the shape is another, or there are no samples.
+      UserError: if a sample is NaN or infinite; names the row.
+    """
+
+
+@runtime_checkable
+class TextEmbedder(Embedder, Protocol):
+  """Both towers of a joint space of audio and text."""
+
+  def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+    """Texts to float32 `[texts, embedding_dim]` of unit length.
+
+    Raises:
+      UserError: if something is no text, or a text is blank; names which.
+    """
+
+
+@runtime_checkable
+class Classifier(Listener, Protocol):
+  """Audio to logits of classes.
+
+  Attributes:
+    class_names: in the order of the logits.
+    multi_label: classes do not exclude each other: a sigmoid makes
+      probabilities of the logits; else a softmax does.
+  """
+
+  class_names: tuple[str, ...]
+  multi_label: bool
+
+  def classify_windows(
+    self, waveforms: np.ndarray, sample_rate_hz: float
+  ) -> np.ndarray:
+    """Classifies windows of each waveform.
+
+    Args:
+      waveforms: float32 `[batch, samples]`, mono, in [-1, 1].
+      sample_rate_hz: their rate.
+
+    Returns:
+      float32 `[batch, windows, classes]`, logits.
+
+    Raises:
+      ValueError: as `Embedder.embed_audio_windows`.
+      UserError: as `Embedder.embed_audio_windows`.
+    """

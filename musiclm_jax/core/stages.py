@@ -297,17 +297,19 @@ def coarse_stage(
   num_mulan_codebooks: int = 12,
   num_coarse_codebooks: int = 4,
   crop_secs: float = 10.0,
+  num_semantic_codebooks: int = 1,
 ) -> StageSpec:
   """MuLan and semantic tokens, then coarse acoustic (MusicLM sec. 3.2).
 
-  Without MuLan codebooks it is AudioLM's.
+  Without MuLan codebooks it is AudioLM's; without semantic ones the paper's
+  ablation p(A_t | A_<t, M) (sec. 5.2): semantic tokens are then not heard.
   """
-  segments = _behind_mulan(
-    num_mulan_codebooks,
-    Segment("semantic", 0, 1),
-    Segment("acoustic", 0, num_coarse_codebooks),
+  segments = (Segment("acoustic", 0, num_coarse_codebooks),)
+  if num_semantic_codebooks:
+    segments = (Segment("semantic", 0, num_semantic_codebooks), *segments)
+  return StageSpec(
+    "coarse", _behind_mulan(num_mulan_codebooks, *segments), crop_secs
   )
-  return StageSpec("coarse", segments, crop_secs)
 
 
 def fine_stage(

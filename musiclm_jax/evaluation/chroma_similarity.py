@@ -88,6 +88,36 @@ def _groups(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
   return np.array([values[groups == one].mean() for one in np.unique(groups)])
 
 
+def given_and_shuffled(
+  scores: np.ndarray, melody_of: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Scores of own melodies beside those of pairs that do not belong together.
+
+  Some melodies are near to all music and some music is near to all melodies.
+  Both say nothing of who was given what, and most of the spread comes of them:
+  so an item's difference is `own - others`, less the same of its melody:
+  what the results of other melodies score with it, less the mean of all pairs.
+  The mean is that of `own - others` where all melodies have as many items.
+
+  Args:
+    scores: float `[items, melodies]`.
+    melody_of: index of the melody of each item.
+
+  Returns:
+    float64 `[items]` each: `own`, `others` (the mean over other melodies) and
+    the difference.
+  """
+  scores = np.asarray(scores, np.float64)
+  index = np.asarray(melody_of)
+  # Only melodies that some item was given have results of their own.
+  used = np.isin(np.arange(scores.shape[1]), index)
+  apart = (index[:, None] != np.arange(scores.shape[1])) & used
+  own = scores[np.arange(len(index)), index]
+  others = np.where(apart, scores, 0).sum(1) / apart.sum(1)
+  of_melody = np.where(apart, scores, 0).sum(0) / np.maximum(apart.sum(0), 1)
+  return own, others, own - others - of_melody[index] + scores[apart].mean()
+
+
 def melody_scores(
   melodies: Sequence[np.ndarray],
   results: Sequence[np.ndarray],
@@ -141,18 +171,14 @@ def melody_scores(
       f"lists of {sorted(counts)} items with {len(set(melody_of))} melodies: "
       "expected equal lengths and at least 2 melodies in use"
     )
-  own, others, plain, best_own, best_others = [], [], [], [], []
+  rows, best_rows, plain = [], [], []
   for result, plain_result, index in zip(results, plain_results, melody_of):
-    row = np.array([similarity(one, result) for one in melodies])
-    best = np.array([transposed_similarity(one, result) for one in melodies])
-    rest = np.arange(len(melodies)) != index
-    own.append(row[index])
-    others.append(row[rest].mean())
-    best_own.append(best[index])
-    best_others.append(best[rest].mean())
+    rows.append([similarity(one, result) for one in melodies])
+    best_rows.append([transposed_similarity(one, result) for one in melodies])
     plain.append(similarity(melodies[index], plain_result))
-  own, others, plain = map(np.array, (own, others, plain))
-  transposed = np.array(best_own) - np.array(best_others)
+  plain = np.array(plain)
+  own, others, difference = given_and_shuffled(np.array(rows), melody_of)
+  *_, transposed = given_and_shuffled(np.array(best_rows), melody_of)
   text_scores = np.asarray(text_scores, np.float64)
   plain_text_scores = np.asarray(plain_text_scores, np.float64)
 
@@ -165,7 +191,7 @@ def melody_scores(
     "given": interval(own, melody_of),
     "shuffled": interval(others, melody_of),
     "plain": interval(plain, melody_of),
-    "given_minus_shuffled": interval(own - others, melody_of),
+    "given_minus_shuffled": interval(difference, melody_of),
     "given_minus_plain": interval(own - plain, melody_of),
     "transposed_given_minus_shuffled": interval(transposed, melody_of),
   }

@@ -6,7 +6,7 @@ was generated from it. It has no absolute scale, so it is reported beside the
 same audio against OTHER prompts; the paired difference is what counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,16 +102,43 @@ def mulan_consistency(
       f"{num_items} text and {len(audio_embeddings)} audio embeddings: "
       "expected equally many, at least 2"
     )
-  texts = list(map(str, range(num_items) if texts is None else texts))
   text_embeddings = np.asarray(text_embeddings)
-  matched = cosines(text_embeddings, audio_embeddings)
+  return matched_and_shuffled(
+    lambda order: cosines(text_embeddings[order], audio_embeddings),
+    list(map(str, range(num_items) if texts is None else texts)),
+    num_shuffles,
+    num_resamples,
+    seed,
+  )
+
+
+def matched_and_shuffled(
+  score: Callable[[np.ndarray], np.ndarray],
+  texts: Sequence[str],
+  num_shuffles: int = 16,
+  num_resamples: int = 2000,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Scores of items with their own and with other texts.
+
+  Args:
+    score: from the item whose text each item gets, int64 `[items]`, to
+      scores, float `[items]`.
+    texts: of the items.
+    num_shuffles: as in `mulan_consistency`.
+    num_resamples: as in `mulan_consistency`.
+    seed: as in `mulan_consistency`.
+
+  Returns:
+    As `mulan_consistency`.
+
+  Raises:
+    ValueError: if the texts cannot be deranged.
+  """
+  num_items = len(texts)
+  matched = score(np.arange(num_items))
   shuffled = np.mean(
-    [
-      cosines(
-        text_embeddings[derangement(texts, seed + index)], audio_embeddings
-      )
-      for index in range(num_shuffles)
-    ],
+    [score(derangement(texts, seed + index)) for index in range(num_shuffles)],
     axis=0,
   )
   interval = {"num_resamples": num_resamples, "seed": seed}

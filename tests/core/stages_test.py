@@ -21,6 +21,8 @@ STREAMS = {
   [
     (stages.semantic_stage(), 762, 12),
     (stages.coarse_stage(), 2262, 262),
+    # MusicLM sec. 5.2, the ablation without a semantic stage.
+    (stages.coarse_stage(num_semantic_codebooks=0), 2012, 12),
     (stages.fine_stage(), 1800, 600),
   ],
 )

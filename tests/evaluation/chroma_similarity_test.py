@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from musiclm_jax.evaluation import chroma_similarity
+from musiclm_jax.evaluation import bootstrap, chroma_similarity
 
 RATE_HZ = 24000
 
@@ -102,3 +102,28 @@ def test_bad_lists_are_refused():
     scores("own", "none", TEXT, TEXT, (0,) * 6)
   with pytest.raises(ValueError, match="equal lengths"):
     scores("own", "none", TEXT[:4], TEXT)
+
+
+def test_what_melody_and_result_have_by_themselves_is_taken_out():
+  generator = np.random.default_rng(0)
+  num, held, wide = 40, 0, []
+  for _ in range(100):
+    # Nobody listens to the melody given; all differ in how near they are to
+    # anything.
+    pairs = 0.1 * generator.normal(size=(num, 1))
+    pairs = pairs + 0.1 * generator.normal(size=(1, num))
+    pairs = pairs + 0.02 * generator.normal(size=(num, num))
+    own, others, difference = chroma_similarity.given_and_shuffled(
+      pairs, range(num)
+    )
+    assert difference.mean() == pytest.approx((own - others).mean())
+    found = bootstrap.mean_interval(difference, 500)
+    held += found.low <= 0 <= found.high
+    wide.append((difference.std(), (own - others).std()))
+  assert held >= 85  # Of 95 that the interval promises.
+  assert np.mean([one < other / 3 for one, other in wide]) == 1
+  # A melody that is taken stands out by as much as it is nearer.
+  *_, difference = chroma_similarity.given_and_shuffled(
+    pairs + 0.05 * np.eye(num), range(num)
+  )
+  assert bootstrap.mean_interval(difference, 500).low > 0.03

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear whole or not at all, whoever is killed when."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from musiclm_jax.core import errors
+
+SCRATCH = ".writing"
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """A file for bytes that takes its place at `path` when the block ends.
+
+  Any number of processes may write the same path at once; the last one stays.
+
+  Args:
+    path: its folder must exist.
+
+  Raises:
+    OSError: naming `path`, of a full disk say; nothing is left then.
+  """
+  path = pathlib.Path(path)
+  handle, scratch = tempfile.mkstemp(
+    dir=path.parent, prefix=f".{path.name}.", suffix=SCRATCH
+  )
+  try:
+    with errors.naming(path), os.fdopen(handle, "wb") as file:
+      yield file
+    os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
+    os.replace(scratch, path)
+  except BaseException:
+    os.unlink(scratch)
+    raise
