@@ -85,6 +85,11 @@ def _to_svg(figure: figure_lib.Figure, alt: str) -> str:
   return re.sub(r"\n\s*", "\n", text).strip()
 
 
+# For figures of other modules.
+STYLE, INK, MUTED, LINE = _STYLE, _INK, _MUTED, _LINE
+new_figure, to_svg = _new, _to_svg
+
+
 def _thin(points: Sequence[tuple[float, float]]) -> np.ndarray:
   """Points, averaged by neighbours where there are very many."""
   array = np.asarray(points, np.float64).reshape(-1, 2)
@@ -99,6 +104,7 @@ def curve(
   name: str,
   splits: Mapping[str, Sequence[tuple[float, float]]],
   unit: str = "Loss",
+  x_label: str = "Optimizer step",
 ) -> str:
   """Loss of one trainable by optimizer step, train and held-out.
 
@@ -106,6 +112,7 @@ def curve(
     name: of the trainable.
     splits: (step, value) points by split.
     unit: label of the vertical axis.
+    x_label: of the other axis.
 
   Returns:
     SVG text.
@@ -135,13 +142,15 @@ def curve(
       axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     axes.grid(False, axis="x")
-    axes.set(xlabel="Optimizer step", ylabel=unit)
+    axes.set(xlabel=x_label, ylabel=unit)
     if arrays:
       axes.legend(loc="best", fontsize=9)
     ends = ", ".join(
       f"{split} ends at {array[-1, 1]:.3g}" for split, array in arrays.items()
     )
-    return _to_svg(figure, f"{name}: {unit} by step; {ends or 'no points'}")
+    return _to_svg(
+      figure, f"{name}: {unit} by {x_label.lower()}; {ends or 'no points'}"
+    )
 
 
 def spectrogram(

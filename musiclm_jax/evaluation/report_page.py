@@ -177,10 +177,16 @@ def figure(svg: str, caption: str = "", css_class: str = "") -> Raw:
   return Raw(f"{opening}{svg}{below}</figure>")
 
 
-def player(path: str, label: str) -> Raw:
-  """An audio player that shows the length before it is played."""
+def player(path: str, label: str, preload: str = "metadata") -> Raw:
+  """An audio player that shows the length before it is played.
+
+  Args:
+    path: of the sound, as the page names it.
+    label: for those who do not see what stands around it.
+    preload: 'none' on pages of very many, which then show no length.
+  """
   return Raw(
-    f'<audio controls preload="metadata" src="{escape(path)}" '
+    f'<audio controls preload="{preload}" src="{escape(path)}" '
     f'aria-label="{escape(label)}"></audio>'
   )
 

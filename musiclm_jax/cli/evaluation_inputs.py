@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation by prompts reads: prompts, reference clips, samples."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from musiclm_jax.audio import files
+from musiclm_jax.cli import bulk, evaluation_jobs, prompt_files
+from musiclm_jax.core import errors
+from musiclm_jax.evaluation import clip_files, musiccaps, musiccaps_audio
+
+_CORPUS_FILE = "dataset_info.json"
+# Names of what a prompt was written for, which reference clips are found by.
+_PAIR_NAMES = ("ytid", "clip_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """Prompts of a file.
+
+  Attributes:
+    rows: those used.
+    num_expected: in the whole set: 5,521 for MusicCaps, whatever is used.
+    table: rows of MusicCaps; None for another file.
+    texts: of the whole set, as far as it is known.
+  """
+
+  rows: tuple[prompt_files.Asked, ...]
+  num_expected: int
+  table: tuple[musiccaps.Row, ...] | None = None
+  texts: tuple[str, ...] = ()
+
+
+def read_prompts(job: evaluation_jobs.EvaluatePromptsJob) -> Prompts:
+  """Reads the prompts of a job; none without a file.
+
+  Raises:
+    UserError: if the file cannot be used.
+  """
+  if not job.prompts:
+    return Prompts((), 0)
+  path = prompt_files.find(job.prompts)
+  table, found = None, []
+  if musiccaps.is_table(path):
+    table = tuple(musiccaps.select(musiccaps.read(path), job.subset))
+    found = [prompt_files.Asked(r.caption, source=r.source) for r in table]
+    num_expected = musiccaps.num_expected(job.subset)
+  elif job.subset != "all":
+    raise errors.UserError(
+      f"--subset={job.subset} with {path}: expected the MusicCaps table"
+    )
+  else:
+    found = prompt_files.read_rows(path)
+    num_expected = len(found)
+  texts = tuple(row.prompt for row in found)
+  if job.max_prompts < 0:
+    raise errors.UserError(f"--max_prompts={job.max_prompts}: expected >= 0")
+  if job.max_prompts:
+    found = found[: job.max_prompts]
+  return Prompts(tuple(found), num_expected, table, texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """Clips to compare with.
+
+  Attributes:
+    clips: names are unique.
+    by_source: clips by ytid, by id in a corpus, or by name and stem of a file.
+    num_expected: clips there should be.
+    about: JSON-compatible.
+  """
+
+  clips: tuple[clip_files.ClipFile, ...] = ()
+  by_source: Mapping[str, clip_files.ClipFile] = dataclasses.field(
+    default_factory=dict
+  )
+  num_expected: int = 0
+  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def pair(self, source: Mapping[str, str]) -> clip_files.ClipFile | None:
+    """The clip that a text was written for, if it is there."""
+    for name in _PAIR_NAMES:
+      if source.get(name) in self.by_source:
+        return self.by_source[source[name]]
+    return None
+
+
+def read_reference(
+  job: evaluation_jobs.EvaluatePromptsJob, prompts: Prompts
+) -> Reference:
+  """The reference set of a job; an empty one without.
+
+  Raises:
+    UserError: if it cannot be used.
+  """
+  if not job.reference:
+    return Reference()
+  if (pathlib.Path(job.reference) / _CORPUS_FILE).is_file():
+    return _corpus(job.reference, job.split)
+  if prompts.table is not None:
+    found = musiccaps_audio.find(
+      prompts.table, job.reference, job.max_bad_fraction
+    )
+    return Reference(
+      tuple(found.clips.values()),
+      found.clips,
+      prompts.num_expected,
+      {"kind": "musiccaps", "subset": job.subset, **found.to_dict()},
+    )
+  clips = clip_files.of_folder(job.reference)
+  names = {clip.name: clip for clip in clips}
+  stems = {clip.path.stem: clip for clip in clips}
+  about = {"kind": "folder", "folder": job.reference}
+  return Reference(tuple(clips), {**stems, **names}, len(clips), about)
+
+
+def _corpus(folder: str, split: str) -> Reference:
+  from musiclm_jax.data import clips as clips_lib
+
+  reader = clips_lib.ClipReader(folder, split)
+  by_id = {}
+  for index in range(len(reader)):
+    name = reader.clip_id(index)
+    read = functools.partial(_record, reader, index)
+    by_id[name] = clip_files.ClipFile(name, read)
+  about = {"kind": "corpus", "folder": folder, "split": split}
+  return Reference(tuple(by_id.values()), by_id, len(by_id), about)
+
+
+def _record(reader: Any, index: int) -> bytes:
+  return reader.record(index).audio
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """A generated file.
+
+  Attributes:
+    clip: to hear.
+    text: that it was made for.
+    source: what the text was written for, by column.
+    about: its sidecar; empty where there is none.
+  """
+
+  clip: clip_files.ClipFile
+  text: str
+  source: Mapping[str, str]
+  about: Mapping[str, Any]
+
+
+def read_samples(folders: Sequence[str], prompts: Prompts) -> list[Sample]:
+  """Generated files with their texts.
+
+  A folder of this package has a manifest, or sidecars. One of another system,
+  for MusicCaps, has files named by ytid.
+
+  Args:
+    folders: of them.
+    prompts: of the job; names that its table lacks are an error.
+
+  Raises:
+    UserError: if there is no file, or a text is missing.
+  """
+  found: dict[str, Sample] = {}
+  for folder in map(pathlib.Path, folders):
+    if not folder.is_dir():
+      raise errors.UserError(f"no folder of samples at {folder}")
+    for sample in _of_folder(folder, prompts):
+      name = sample.clip.name
+      if name in found:
+        raise errors.UserError(
+          f"{name} is in two of --samples_dir: expected different names"
+        )
+      found[name] = sample
+  if not found:
+    raise errors.UserError(
+      f"no samples in {', '.join(map(str, folders))}: expected audio files "
+      "with sidecars that have a prompt"
+    )
+  if prompts.table is not None:
+    known = {row.ytid for row in prompts.table}
+    for name, sample in found.items():
+      ytid = sample.source.get("ytid")
+      if ytid not in known:
+        raise errors.UserError(
+          f"sample {name} was made for ytid={ytid!r}, which is not in the "
+          "table (or not in this --subset)"
+        )
+  return list(found.values())
+
+
+def _of_folder(folder: pathlib.Path, prompts: Prompts) -> list[Sample]:
+  records = _records(folder)
+  if not records and prompts.table is not None:
+    audio = musiccaps_audio.find(prompts.table, folder, 0.0)
+    rows = {row.ytid: row for row in prompts.table}
+    return [
+      Sample(clip, rows[ytid].caption, rows[ytid].source, {})
+      for ytid, clip in audio.clips.items()
+    ]
+  found = []
+  for record in records:
+    path = folder / record.pop("file")
+    source = dict(record.get("source") or {})
+    text = source.get("caption") or record.get("prompt")
+    if isinstance(text, str) and path.is_file():
+      found.append(Sample(clip_files.of_path(path), text, source, record))
+  return found
+
+
+def _records(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Sidecars with the name of their `file`, in the order of the manifest."""
+  manifest = folder / bulk.MANIFEST
+  try:
+    if manifest.is_file():
+      lines = manifest.read_text().splitlines()
+      return [json.loads(line) for line in lines if line.strip()]
+    records = []
+    for name in files.list_names(folder):
+      sidecar = (folder / name).with_suffix(".json")
+      if sidecar.is_file():
+        records.append({**json.loads(sidecar.read_text()), "file": name})
+  except (ValueError, TypeError) as error:
+    raise errors.UserError(f"damaged sidecar in {folder}: {error}") from error
+  return records
+
+
+def write_prompts(
+  path: pathlib.Path,
+  prompts: Prompts,
+  job: evaluation_jobs.EvaluatePromptsJob,
+  reference: Reference,
+) -> int:
+  """Writes the prompts that a bulk job makes; their number.
+
+  With --condition=audio the reference clip of each takes the place of its
+  text; prompts without one are left out.
+
+  Raises:
+    UserError: if no prompt is left, or a clip cannot be read.
+  """
+  rows = []
+  for row in prompts.rows:
+    source = dict(row.source)
+    record: dict[str, Any] = {"prompt": row.prompt}
+    for name in ("seconds", "seed"):
+      if getattr(row, name) is not None:
+        record[name] = getattr(row, name)
+    if row.audio:
+      record["audio_prompt"] = row.audio
+      source["caption"] = row.prompt
+    if job.condition == "audio":
+      clip = reference.pair(source)
+      if clip is None:
+        continue
+      record["audio_prompt"] = str(_as_file(clip, path.parent / "conditions"))
+      source["caption"] = row.prompt
+    if source:
+      record["source"] = source
+    rows.append(record)
+  if not rows:
+    raise errors.UserError(
+      f"--condition=audio: no prompt of {job.prompts} names a clip of "
+      f"{job.reference}"
+    )
+  prompt_files.write(path, rows)
+  return len(rows)
+
+
+def _as_file(clip: clip_files.ClipFile, folder: pathlib.Path) -> pathlib.Path:
+  """A clip as a file that holds it and nothing else."""
+  if clip.path is not None and clip.excerpt_secs is None:
+    return clip.path
+  content = clip.read()
+  path = folder / f"{clip.key(content)[:16]}.wav"
+  if not path.is_file():
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_wav(path, *clip.decode(content))
+  return path
