@@ -2,6 +2,7 @@
 """The codec job: audio files in, files of codes out, and back."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -96,7 +97,23 @@ class CodeFile:
         f"{path} holds codes {codes.dtype} {codes.shape}: expected unsigned "
         "integers [frames, codebooks], not empty"
       )
-    return cls(codes, **rest)
+    made = cls(codes, **rest)
+    made._check(path)
+    return made
+
+  def _check(self, path: pathlib.Path) -> None:
+    """Raises UserError for numbers that no encoder writes."""
+    for name in ("sample_rate_hz", "num_samples", "num_channels"):
+      value = getattr(self, name)
+      if type(value) is not int or value < 1:
+        raise errors.UserError(
+          f"{path} has {name}={value!r}: expected a whole number from 1 on"
+        )
+    bitrate = self.bitrate_bps
+    if not isinstance(bitrate, (int, float)) or not 0 <= bitrate < math.inf:
+      raise errors.UserError(
+        f"{path} has bitrate_bps={bitrate!r}: expected a number from 0 on"
+      )
 
 
 def _brief(error: Exception) -> str:
@@ -208,6 +225,12 @@ def _check_fits(
     made.fingerprint,
   )
   config = codec.config
+  for name in ("sample_rate_hz", "num_channels"):
+    if getattr(made, name) != getattr(config, name):
+      raise errors.UserError(
+        f"{source} has {name}={getattr(made, name)}: expected "
+        f"{getattr(config, name)}, the codec's"
+      )
   frames = config.num_frames(made.num_samples)
   if len(made.codes) != frames or made.codes.max() >= config.codebook_size:
     raise errors.UserError(

@@ -15,6 +15,7 @@ from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import (
   agreement,
+  best,
   checkpoints,
   distributed,
   ledger,
@@ -122,11 +123,17 @@ class Experiment:
       books,
     )
 
-  def restore(self, model_dir: str) -> state_lib.TrainState:
-    """The newest state in `model_dir`.
+  def restore(
+    self, model_dir: str, checkpoint: str = "newest"
+  ) -> state_lib.TrainState:
+    """A state in `model_dir`.
+
+    Args:
+      model_dir: of the run.
+      checkpoint: 'newest', 'best' (`LoopConfig.keep_best_by`) or a step.
 
     Raises:
-      UserError: if there is no checkpoint.
+      UserError: if there is no such checkpoint.
     """
     if checkpoints.latest_step(model_dir) is None:
       raise errors.UserError(
@@ -142,23 +149,35 @@ class Experiment:
       abstract=True,
     )
     checkpointer = checkpoints.Checkpointer(model_dir, self.loop.checkpointing)
-    state = checkpointer.restore(abstract)
-    checkpointer.close()
+    try:
+      if checkpoint == "newest":
+        state = checkpointer.restore(abstract)
+      else:
+        if checkpoint == "best":
+          step = best.find(model_dir, checkpointer.steps()).step
+        else:
+          step = _step_of(checkpoint)
+        state = checkpointer.restore_step(step, abstract)
+    finally:
+      checkpointer.close()
     if state is None:
       raise errors.UserError(f"no readable checkpoint in {model_dir}")
     return state
 
-  def export(self, model_dir: str, directory: str) -> str:
-    """Freezes the newest state as an artefact; returns its fingerprint.
+  def export(
+    self, model_dir: str, directory: str, checkpoint: str = "newest"
+  ) -> str:
+    """Freezes a state as an artefact; returns its fingerprint.
 
-    Of several processes all restore the state, process 0 freezes it (all of
-    them, where the exporter says so), and the others wait and return ''.
+    `checkpoint` is as in `restore`. Of several processes all restore the
+    state, process 0 freezes it (all of them, where the exporter says so), and
+    the others wait and return ''.
     """
     if self.exporter is None:
       raise errors.UserError(
         "this experiment has no exporter: bind experiment.Experiment.exporter"
       )
-    state = self.restore(model_dir)
+    state = self.restore(model_dir, checkpoint)
     metadata = {"step": int(state.step), "model_dir": str(model_dir)}
     variables = agreement.to_hosts(state.best_variables)
     mark = ""
@@ -168,6 +187,14 @@ class Experiment:
       )
     agreement.barrier("exported")
     return mark
+
+
+def _step_of(checkpoint: str) -> int:
+  if not checkpoint.isdecimal():
+    raise errors.UserError(
+      f"checkpoint={checkpoint!r}: expected 'newest', 'best' or a step"
+    )
+  return int(checkpoint)
 
 
 def resolve(args: argparse.Namespace) -> gin_config.Resolved:

@@ -7,13 +7,14 @@ Each field is a flag of the verb and, in upper case, a macro of its file in
 
 import argparse
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from musiclm_jax.cli import arguments
 from musiclm_jax.core import errors
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
   """A comma-separated flag; gin files may give a sequence or a number."""
   if isinstance(value, (int, float)):
     return str(value)
@@ -68,7 +69,7 @@ class TokenizeJob:
   compile_cache: str = _flag("keep compiled programs here; '' for none", "")
 
   def __post_init__(self):
-    object.__setattr__(self, "splits", _text(self.splits))
+    object.__setattr__(self, "splits", as_text(self.splits))
     for name, least in (("batch_size", 0), ("shard_size", 1)):
       if getattr(self, name) < least:
         raise errors.UserError(
@@ -95,7 +96,9 @@ class GenerateJob:
 
   bundle: str = _flag("folder of the bundle")
   prompt: tuple[str, ...] = _flag("texts", ())
-  prompts: str = _flag("file with one text per line, or JSONL; '' for none", "")
+  prompts: str = _flag(
+    "file with one text per line, JSONL or the MusicCaps CSV; '' for none", ""
+  )
   audio_prompt: tuple[str, ...] = _flag(
     "audio files that take the place of a text, an item each", ()
   )
@@ -122,6 +125,11 @@ class GenerateJob:
     "depthwise or soundstorm, where the bundle has them",
     "stages",
   )
+  weights: str = _flag(
+    "of the stages in memory: float32, bfloat16, int8, or compute for the "
+    "dtype that they compute in (docs/decoding_speed.md)",
+    "compute",
+  )
   seconds: float = _flag("length of each item, with what it continues", 10.0)
   seed: int = _flag("of the first item; then counts up", 0)
   temperatures: str = _flag(
@@ -143,11 +151,22 @@ class GenerateJob:
   negative_prompt: str = _flag(
     "text or audio file that guided stages move away from; '' for none", ""
   )
+  num_codebooks: int = _flag(
+    "acoustic codebooks that are made audible, the first ones; 0 for all", 0
+  )
+  num_samples: int = _flag("items of each prompt, each with its own seed", 1)
   num_candidates: int = _flag("made of each item; MuLan chooses", 1)
   keep: int = _flag("best candidates of each item that are written", 1)
-  batch_size: int = _flag("candidates made at once", 8)
+  batch_size: int = _flag("candidates made at once, by all devices", 8)
   output: str = _flag("a WAV file, for one prompt; '' for none", "")
-  output_dir: str = _flag("a folder, for any number; '' for none", "")
+  output_dir: str = _flag(
+    "a folder, for any number; several processes may share it and its work; "
+    "'' for none",
+    "",
+  )
+  stale_secs: float = _flag(
+    "silence after which the items of another process are taken over", 120.0
+  )
   stream: str = _flag(
     "in place of --output, a WAV file that grows while its end is still being "
     "made, or - for raw 16-bit PCM on standard output; '' for none",
@@ -158,7 +177,9 @@ class GenerateJob:
     for name in ("prompt", "audio_prompt", "mix"):
       object.__setattr__(self, name, _texts(getattr(self, name)))
     for name in ("temperatures", "top_k", "top_p", "guidance"):
-      object.__setattr__(self, name, _text(getattr(self, name)))
+      object.__setattr__(self, name, as_text(getattr(self, name)))
+    if not self.stale_secs > 0:
+      raise errors.UserError(f"stale_secs={self.stale_secs}: expected > 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +209,8 @@ ROOTS = {
   "tokenize": "jobs.TokenizeJob",
   "generate": "jobs.GenerateJob",
   "evaluate": "jobs.EvaluateJob",
+  "evaluate_prompts": "evaluation_jobs.EvaluatePromptsJob",
+  "ablate": "evaluation_jobs.AblateJob",
 }
 
 
@@ -197,7 +220,16 @@ def add_arguments(parser: argparse.ArgumentParser, job: type) -> None:
   Flags that are not given stay None: a gin file or the default stands then.
   """
   arguments.add_gin_arguments(parser, required=False)
+  add_fields(parser, job)
+
+
+def add_fields(
+  parser: argparse.ArgumentParser, job: type, known: Collection[str] = ()
+) -> None:
+  """Adds a flag for each field of `job` but those of names in `known`."""
   for field in dataclasses.fields(job):
+    if field.name in known:
+      continue
     text, options = field.metadata["help"], {}
     if str(field.type).startswith("tuple"):
       text, options = f"{text}; repeatable", {"action": "append"}
@@ -232,7 +264,7 @@ def build(job: type, args: argparse.Namespace) -> Any:
 
     overrides = [f"{name.upper()}={value!r}" for name, value in given.items()]
     paths = [path for path in args.gin_search_paths.split(",") if path]
-    root = f"jobs.{job.__name__}"
+    root = f"{job.__module__.rpartition('.')[2]}.{job.__name__}"
     gin_config.resolve(
       args.gin_file, [*args.gin_overrides, *overrides], paths, root
     )

@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--export_dir", help="freeze the result here when training is done"
   )
+  parser.add_argument(
+    "--export_checkpoint",
+    default="newest",
+    choices=("newest", "best"),
+    help="what --export_dir freezes (default: %(default)s); 'best' needs "
+    "KEEP_BEST_BY",
+  )
   group = parser.add_argument_group("keeping watch")
   group.add_argument(
     "--rollback",
@@ -79,6 +86,7 @@ def _train(args: argparse.Namespace) -> int:
   from absl import logging
 
   from musiclm_jax.cli import experiment
+  from musiclm_jax.core import errors
   from musiclm_jax.training import (
     agreement,
     distributed,
@@ -105,9 +113,14 @@ def _train(args: argparse.Namespace) -> int:
   _enable_compile_cache(args)
   if distributed.is_main():
     experiment.record_config(args.model_dir, resolved)
+  if args.export_checkpoint == "best" and not run.loop.keep_best_by:
+    raise errors.UserError(
+      "--export_checkpoint=best without a metric: pass "
+      "--gin.KEEP_BEST_BY='heldout/loss' or another one"
+    )
   run.train(args.model_dir, partitioner, options, books)
   if args.export_dir:
-    mark = run.export(args.model_dir, args.export_dir)
+    mark = run.export(args.model_dir, args.export_dir, args.export_checkpoint)
     if distributed.is_main():
       print(f"{args.export_dir}: fingerprint {mark}")
   books.close("done", run.loop.total_steps)

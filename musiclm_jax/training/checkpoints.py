@@ -64,15 +64,15 @@ class CheckpointConfig:
     if self.every_secs < 0:
       raise ValueError(f"every_secs={self.every_secs}: expected >= 0")
 
-  def kept(self, steps: Sequence[int]) -> set[int]:
+  def kept(self, steps: Sequence[int], best: int | None = None) -> set[int]:
     """Which of the checkpoints at `steps` stay: a function of their numbers.
 
-    The newest one, the newest `keep` at multiples of `every_steps`, and those
-    at multiples of `keep_every_steps`.
+    The newest one, the newest `keep` at multiples of `every_steps`, those
+    at multiples of `keep_every_steps`, and `best` if it is among them.
     """
     steps = sorted(steps)
     regular = [step for step in steps if step % self.every_steps == 0]
-    stay = {*steps[-1:], *regular[-self.keep :]}
+    stay = {*steps[-1:], *regular[-self.keep :], *({best} & {*steps})}
     if self.keep_every_steps:
       stay |= {step for step in steps if step % self.keep_every_steps == 0}
     return stay
@@ -83,10 +83,11 @@ class _Retention:
   """`CheckpointConfig.kept` as Orbax asks for it."""
 
   config: CheckpointConfig
+  best: int | None = None
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
-    stay = self.config.kept([info.step for info in checkpoints])
+    stay = self.config.kept([info.step for info in checkpoints], self.best)
     return [info.step in stay for info in checkpoints]
 
 
@@ -112,6 +113,7 @@ class Checkpointer:
       config: cadence and retention.
     """
     self._config = config
+    self._retention = _Retention(config)
     self._directory = pathlib.Path(model_dir).absolute() / "checkpoints"
     self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = self._open()
@@ -124,7 +126,7 @@ class Checkpointer:
       # Named, so that shapes can be read before anything is restored.
       item_handlers=ocp.StandardCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_Retention(self._config),
+        preservation_policy=self._retention,
         enable_async_checkpointing=True,
       ),
     )
@@ -152,6 +154,10 @@ class Checkpointer:
     waited = time.monotonic() - self._last_save
     mine = "1" if waited >= self._config.every_secs else "0"
     return agreement.from_main("overdue", mine) == "1"
+
+  def keep_best(self, step: int | None) -> None:
+    """From the next save on, the checkpoint of `step` stays too."""
+    self._retention.best = step
 
   def save(self, state: state_lib.TrainState, wait: bool = False) -> None:
     """Starts writing `state`; with `wait`, returns when it is on disk.
@@ -208,6 +214,28 @@ class Checkpointer:
       self._set_aside(step)
     return None
 
+  def restore_step(
+    self, step: int, abstract: state_lib.TrainState
+  ) -> state_lib.TrainState:
+    """The state after `step` steps, placed by `abstract`'s shardings.
+
+    Raises:
+      UserError: if there is no such checkpoint, it is damaged, or of a model
+        of other sizes.
+    """
+    steps = self.steps()
+    if step not in steps:
+      raise errors.UserError(
+        f"no checkpoint of step {step} in {self._directory}: there are {steps}"
+      )
+    self._check_shapes(step, abstract)
+    values = self.try_restore(step, abstract)
+    if not agreement.all_agree("restored", values is not None):
+      raise errors.UserError(
+        f"checkpoint {self._directory / str(step)} cannot be read"
+      )
+    return state_lib.TrainState(**values)
+
   def try_restore(
     self, step: int, abstract: state_lib.TrainState
   ) -> dict[str, Any] | None:
@@ -219,7 +247,7 @@ class Checkpointer:
     except Exception as error:  # orbax and tensorstore raise many kinds
       first = str(error).strip().splitlines()[0][:200] if str(error) else ""
       logging.warning(
-        "checkpoint %s is damaged and set aside (%s: %s)",
+        "checkpoint %s is damaged (%s: %s)",
         self._directory / str(step),
         type(error).__name__,
         first,
@@ -251,6 +279,7 @@ class Checkpointer:
         suffix += 1
         target = target.with_name(f"{_ASIDE}_checkpoint_{step}_{suffix}")
       (self._directory / str(step)).rename(target)
+      logging.warning("checkpoint %d is set aside as %s", step, target)
     agreement.barrier("aside")
     self._manager = self._open()
 

@@ -17,15 +17,24 @@ import jax
 import numpy as np
 from absl import logging
 
-from musiclm_jax.core import errors, progress, protocols, rng
+from musiclm_jax.core import (
+  errors,
+  metric_directions,
+  progress,
+  protocols,
+  rng,
+)
+from musiclm_jax.core import evaluator as evaluator_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import (
   agreement,
   alarms,
+  best,
   checkpoints,
   compile_cache,
   distributed,
   evaluation,
+  evaluators,
   goodput,
   initial_state,
   ledger,
@@ -61,6 +70,10 @@ class LoopConfig:
     num_microbatches: parts a batch is processed in.
     ema_decay: of the running mean of parameters; 0 keeps none.
     checkpointing: cadence and retention.
+    evaluators: metrics of held-out data beside the loss.
+    keep_best_by: the metric, 'heldout/NAME' or 'EVALUATOR/NAME', by which the
+      best checkpoint is kept; '' keeps none.
+    best_is: 'min' or 'max', where the metric does not say so itself.
   """
 
   total_steps: int
@@ -72,8 +85,17 @@ class LoopConfig:
   num_microbatches: int = 1
   ema_decay: float = 0.0
   checkpointing: checkpoints.CheckpointConfig = checkpoints.CheckpointConfig()
+  evaluators: tuple[evaluator_lib.Evaluator, ...] = ()
+  keep_best_by: str = ""
+  best_is: str = ""
 
   def __post_init__(self):
+    object.__setattr__(self, "evaluators", tuple(self.evaluators))
+    evaluators.check_names(self.evaluators)
+    if self.best_is not in ("", *best.DIRECTIONS):
+      raise ValueError(
+        f"best_is={self.best_is!r}: expected one of {best.DIRECTIONS}, or ''"
+      )
     for name in ("total_steps", "global_batch_size", "log_every_steps"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected >= 1")
@@ -191,10 +213,41 @@ class _Run:
       out_shardings=(shardings, None),
     )
     self.eval_step = self.partitioner.jit(steps.make_eval_step(self.trainable))
+    self.evaluators = [
+      evaluators.Running(one, self.trainable, self.partitioner)
+      for one in self.config.evaluators
+    ]
+    self.best = self._best_so_far() if self.config.keep_best_by else None
     self.writer = metrics.MetricsWriter(
       self.model_dir, self.reached, self.options.tensorboard
     )
     return self.reached
+
+  def _best_so_far(self) -> best.BestKeeper:
+    """What keeps the best checkpoint, with what earlier starts found.
+
+    Raises:
+      UserError: if there is no such metric.
+    """
+    metric = self.config.keep_best_by
+    if self.eval_batches is None:
+      raise errors.UserError(f"keep_best_by={metric!r}: no held-out data")
+    known = evaluators.known_metrics(
+      self.eval_step,
+      (
+        self.state.best_variables,
+        self.trainable.input_shapes(self.config.global_batch_size),
+        self.key,
+        self.state.step,
+      ),
+      self.config.evaluators,
+      metric_directions.direction_of,
+    )
+    direction = best.choose_direction(metric, self.config.best_is, known)
+    keeper = best.BestKeeper(self.model_dir, metric, direction)
+    keeper.restore(self.reached, self.checkpointer.steps())
+    self.checkpointer.keep_best(keeper.best.step if keeper.best else None)
+    return keeper
 
   def open_books(self, step: int) -> None:
     """Reports what the end of the attempt before cost; starts a new page."""
@@ -233,11 +286,10 @@ class _Run:
         note = ""
         if done % self.config.log_every_steps == 0 or last or stopping:
           note = self._log(done, pending)
-        every = self.config.eval_every_steps
-        if last or (every and done % every == 0):
-          self._evaluate(done)
+        is_best = self._evaluate(done, last)
         if (
           self.checkpointer.due(done)
+          or is_best
           or last
           or stopping
           or (note and self.checkpointer.overdue())
@@ -300,9 +352,30 @@ class _Run:
       )
     alarms.raise_if_stopping(found, self.history)
 
-  def _evaluate(self, done: int) -> None:
-    if self.eval_batches is None:
-      return
+  def _evaluate(self, done: int, last: bool) -> bool:
+    """Runs what is due; returns whether the state is the best so far."""
+    every = self.config.eval_every_steps
+    is_heldout = last or bool(every and done % every == 0)
+    due = [one for one in self.evaluators if one.is_due(done, is_heldout, last)]
+    if self.eval_batches is None or not (is_heldout or due):
+      return False
+    found: dict[str, float] = {}
+    if is_heldout:
+      found = self._evaluate_loss(done)
+    for one in due:
+      with self.books.part("evaluation"):
+        values = one(
+          self.state.best_variables,
+          self.eval_batches(),
+          self.names,
+          rng.named(self.key, one.name),
+        )
+        self.writer.scalars(done, one.name, values)
+      found.update({f"{one.name}/{name}": v for name, v in values.items()})
+    return self.best is not None and self.best.offer(done, found)
+
+  def _evaluate_loss(self, done: int) -> dict[str, float]:
+    """The held-out metrics of the trainable, by 'heldout/NAME'."""
     with self.books.part("evaluation"):
       values, first = evaluation.evaluate(
         self.eval_step,
@@ -319,11 +392,17 @@ class _Run:
       if first is not None and hasattr(self.trainable, "media"):
         media = self.trainable.media(self.state.best_variables, first)
         self.writer.media(done, agreement.to_hosts(media))
+    return {f"heldout/{name}": value for name, value in values.items()}
 
   def _save(self, done: int, pending: metrics.Pending, wait: bool) -> None:
     with self.books.part("checkpoint"):
       # What is on disk is good: a rollback can rely on it.
       pending.check()
+      if self.best is not None:
+        # The best one before is whole, and stays until this one is.
+        self.checkpointer.wait()
+        self.best.record()
+        self.checkpointer.keep_best(self.best.best and self.best.best.step)
       self.checkpointer.save(self.state, wait)
     self.books.flush(done)
 

@@ -118,7 +118,9 @@ def stage_flops(stage: token_lm.TokenLM, batch_size: int) -> float:
   config, layout = stage.config.transformer, stage.layout
   width = config.num_heads * config.kv_dim
   mlp_products = 3 if config.gated else 2
-  weights = config.embed_dim * (4 * width + mlp_products * config.mlp_dim)
+  # Products with queries and outputs, with keys and values.
+  attention = 2 * width + 2 * config.kv_heads * config.kv_dim
+  weights = config.embed_dim * (attention + mlp_products * config.mlp_dim)
   length = layout.length
   seen = length * (length + 1) // 2
   layer = 2 * length * weights + 4 * seen * width

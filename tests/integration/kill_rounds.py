@@ -7,8 +7,8 @@ An unbroken run comes first. Then the same run is started `rounds` times and
 killed at a seeded moment: SIGTERM or SIGKILL, at one process or all, at some
 step, in the middle of a save, or while it starts. The last start runs to the
 end. It prints a line per round and a verdict, and exits with 1 if the final
-states or the batches differ, a checkpoint cannot be read, or a process left
-with a code that does not fit.
+states, the batches or the best checkpoint differ, a checkpoint cannot be read,
+or a process left with a code that does not fit.
 
 The job is that of `training_job.py`, with a token cache read by the loader.
 """
@@ -167,7 +167,17 @@ def run(
   result["same"] = result["last"] == result["whole"] and same_arrays(
     workdir / "whole" / "final.npz", workdir / "killed" / "final.npz"
   )
+  result["same_best"] = _best(workdir / "whole") == _best(workdir / "killed")
   return result
+
+
+def _best(model_dir: pathlib.Path) -> list:
+  """The best checkpoint of a run, which must be there."""
+  from musiclm_jax.training import best
+
+  steps = [int(path.name) for path in (model_dir / "checkpoints").iterdir()]
+  found = best.find(model_dir, steps)
+  return [found.step, found.value, sorted(steps)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     args.workdir, args.rounds, args.seed, args.total_steps, load=True
   )
   print(json.dumps(result, indent=2))
-  good = result["same"] and result["same_batches"]
+  good = result["same"] and result["same_batches"] and result["same_best"]
   good = good and not result["unreadable"] and not result["misfits"]
   print("PASS" if good else "FAIL")
   return 0 if good else 1

@@ -40,6 +40,7 @@ def test_killed_run_ends_like_an_unbroken_one(workdir):
   assert result["misfits"] == 0, result
   assert result["unreadable"] == []
   assert result["same"] and result["same_batches"], result
+  assert result["same_best"], result
   assert result["rows"] == 40 * training_job.GLOBAL_BATCH
   # The report of the kill in a save is of what was taken and not kept.
   (first, *_) = [

@@ -210,6 +210,7 @@ def _work(args: argparse.Namespace) -> int:
       global_batch_size=GLOBAL_BATCH,
       log_every_steps=5,
       eval_every_steps=20,
+      keep_best_by="heldout/loss",
       checkpointing=checkpoints.CheckpointConfig(
         every_steps=args.every_steps, keep=args.keep
       ),

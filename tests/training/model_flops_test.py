@@ -40,7 +40,9 @@ def test_counts_products_convolutions_and_loops():
   assert counted == 2 * (20 * 9 + 5 * 4 * 5 * 5 + 4 * 4 * 5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"gated": True}, {"head_dim": 24}])
+@pytest.mark.parametrize(
+  "changes", [{}, {"gated": True}, {"head_dim": 24}, {"num_kv_heads": 1}]
+)
 def test_formula_of_a_layer_is_what_a_layer_computes(changes):
   """The difference of two unrolled depths is one layer."""
   one, two = (
