@@ -25,6 +25,7 @@ _CORE = [
   "psutil>=6.0",
   "PyYAML>=6.0",
   "safetensors>=0.5",
+  "scipy>=1.13",
   # 0.2.3 refuses the protobuf that apache-beam needs (docs/architecture.md).
   "sentencepiece>=0.2.0,<0.2.3",
   "soundfile>=0.13",
@@ -73,6 +74,7 @@ setuptools.setup(
     "musiclm_jax_builders",
     "musiclm_jax_builders.audio_folder",
     "musiclm_jax_builders.melody_pairs",
+    "musiclm_jax_builders.prompts",
     "musiclm_jax_builders.score_corpus",
     *_GIN_PACKAGES,
   ],
@@ -80,7 +82,11 @@ setuptools.setup(
     "musiclm_jax_builders": "data",
     "musiclm_jax_gin": "gin",
   },
-  package_data={"": ["*.md", "*.gin"]},
+  package_data={
+    "": ["*.md", "*.gin", "*.jsonl"],
+    # The page for raters, copied into each listening test.
+    "musiclm_jax.evaluation": ["listening_assets/*"],
+  },
   install_requires=_CORE,
   extras_require={
     "train": _TRAIN,

@@ -20,6 +20,15 @@ _COMPILED_QUICKLY = (
   "soundstorm_test.py",
   "acoustic_backends_test.py",
   "masked_test.py",
+  "continuous_batching_test.py",
+  "bulk_test.py",
+  "evaluate_prompts_test.py",
+  "exported_stage_test.py",
+  "contrastive_test.py",
+  "melody_test.py",
+  "memorization_test.py",
+  "musiclm_test.py",
+  "bench_decode_test.py",
 )
 
 # Verbs and loaded artefacts jit anew what a test before them has compiled:

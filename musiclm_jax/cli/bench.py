@@ -13,6 +13,8 @@ BENCHES = {
   "loader": ("bench_loader", "the input pipeline of this host, no model"),
   "train_step": ("bench_train_step", "the compiled step on a fixed batch"),
   "codec": ("bench_codec", "encoding and decoding 10 s; needs no data"),
+  "decode": ("bench_decode", "generation of each stage; needs no gin file"),
+  "end_to_end": ("bench_end_to_end", "MuLan codes to audio; needs no gin file"),
   "codec_step": ("bench_codec_step", "the codec's train step; needs no data"),
 }
 
@@ -26,6 +28,8 @@ EPILOG = """examples:
   musiclm bench --what=codec \\
     --gin_file=experiments/musiclm_soundstream_paper_audio_folder.gin \\
     --gin_file=sizes/soundstream_24m.gin
+  musiclm bench --what=decode --size=small --batch_size=4 --json=decode.json
+  musiclm bench --what=end_to_end --size=small --codec=small --seconds=10
 
 what:
 """ + "\n".join(f"  {name:<12} {text}" for name, (_, text) in BENCHES.items())
@@ -38,7 +42,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--what", required=True, choices=sorted(BENCHES), help="what is timed"
   )
-  arguments.add_gin_arguments(parser)
+  arguments.add_gin_arguments(parser, required=False)
+  parser.add_argument(
+    "--size",
+    default="small",
+    help="of decode and end_to_end: of gin/sizes/stage_*.gin (default: small)",
+  )
+  parser.add_argument(
+    "--stages",
+    default="",
+    help="of decode: some of semantic,coarse,fine (default: all)",
+  )
+  parser.add_argument(
+    "--batch_size", type=int, default=1, help="of them: items at once"
+  )
+  parser.add_argument(
+    "--seconds", type=float, default=10.0, help="of end_to_end: of each item"
+  )
+  parser.add_argument(
+    "--acoustic",
+    default="stages",
+    help="of end_to_end: stages, depthwise or soundstorm (default: stages)",
+  )
+  parser.add_argument(
+    "--codec",
+    default="24m",
+    help="of end_to_end: of gin/sizes/soundstream_*.gin (default: 24m)",
+  )
+  parser.add_argument(
+    "--bundle", default="", help="of end_to_end: in place of random weights"
+  )
+  parser.add_argument(
+    "--weights",
+    default="compute",
+    help="of decode and end_to_end: of the stages in memory: compute, float32, "
+    "bfloat16 or int8 (default: compute, the dtype they compute in)",
+  )
   parser.add_argument(
     "--num_runs", type=int, default=5, help="runs of which the median is taken"
   )
@@ -59,11 +98,14 @@ def main(args: argparse.Namespace) -> int:
   import pathlib
 
   from musiclm_jax.cli import benchmarking, experiment
+  from musiclm_jax.core import errors
 
   timing = benchmarking.Timing(
     args.num_runs, args.run_secs, args.host_index, args.num_hosts
   )
   module = importlib.import_module(f"musiclm_jax.cli.{BENCHES[args.what][0]}")
+  if not args.gin_file and not getattr(module, "HAS_GIN_FILES", False):
+    raise errors.UserError(f"--what={args.what}: expected a --gin_file")
   if hasattr(module, "load"):
     built = module.load(args)
   else:

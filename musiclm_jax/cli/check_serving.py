@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from musiclm_jax.cli import check_acoustic
-from musiclm_jax.core import errors, rng
+from musiclm_jax.core import errors, rng, stages
 from musiclm_jax.decoding import sampling
 from musiclm_jax.layers import transformer
 from musiclm_jax.models import (
@@ -25,7 +25,7 @@ from musiclm_jax.models import (
 )
 from musiclm_jax.networks import soundstream
 from musiclm_jax.partitioning import axes
-from musiclm_jax.systems import stage_lm
+from musiclm_jax.systems import stage_program, stage_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Served:
   audio_secs: float
 
 
-def _variables(trainable: Any) -> Any:
+def variables(trainable: Any) -> Any:
   """Shapes of a trainable's variables."""
   batch = trainable.input_shapes(1)
 
@@ -60,14 +60,32 @@ def _count(tree: Any) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def decode_program(trainable: Any, rows: int) -> Served:
-  """Generation of one whole crop: prefill, then every token; or all passes.
+def decode_program(
+  trainable: Any,
+  rows: int,
+  secs: float | None = None,
+  known_frames: int = 0,
+  weights: str = stage_weights.COMPUTE,
+) -> Served:
+  """Generation of one window: prefill, then every token; or all passes.
+
+  Args:
+    trainable: of a stage or a back end; of the latter a whole crop.
+    rows: at once.
+    secs: of the window; None: of a crop.
+    known_frames: of its target, given as prefix.
+    weights: of a stage in memory, of `stage_weights.CHOICES`.
 
   Raises:
-    UserError: if the trainable is neither a stage nor a back end.
+    UserError: if the trainable is neither a stage nor a back end, or weights
+      are chosen for a back end.
   """
   if isinstance(trainable, check_acoustic.TRAINABLES):
-    params = _variables(trainable)["params"]
+    if weights != stage_weights.COMPUTE:
+      raise errors.UserError(
+        f"--weights={weights} of a back end: expected {stage_weights.COMPUTE}"
+      )
+    params = variables(trainable)["params"]
     program = check_acoustic.window_program(trainable, params, rows)
     return Served(*program, _count(params), trainable.config.spec.crop_secs)
   if not isinstance(trainable, token_lm.TokenLM):
@@ -76,27 +94,33 @@ def decode_program(trainable: Any, rows: int) -> Served:
       f"{type(trainable).__name__}"
     )
   config, layout = trainable.config, trainable.layout
-  network = stage_lm.decode_network(
+  if secs is not None:
+    layout = stages.StageLayout(config.spec, layout.streams, secs)
+  network = stage_program.decode_network(
     config.spec,
     layout.streams,
     config.transformer,
     config.precision,
     config.aligned_conditioning,
   )
-  dtype = config.precision.compute_dtype
-  params = jax.eval_shape(
-    lambda tree: jax.tree.map(
-      lambda leaf: leaf.astype(dtype), transformer.unstack_layers(tree)
+  precision = config.precision
+  dtype = stage_weights.resolve(weights, precision.compute)
+  params = variables(trainable)["params"]
+  held = jax.eval_shape(
+    lambda tree: stage_weights.stored(
+      transformer.unstack_layers(tree), dtype, precision.compute_dtype
     ),
-    _variables(trainable)["params"],
+    params,
   )
-  frames, levels = layout.num_target_frames, layout.num_target_levels
+  levels = layout.num_target_levels
+  frames = layout.num_target_frames - known_frames
+  length = 1 + layout.target_start + known_frames * levels
 
-  def generate(params, tokens, keys, first_positions):
-    return stage_lm.generate_program(
+  def generate(held, tokens, keys, first_positions):
+    return stage_program.generate_program(
       network,
       layout.target_offsets,
-      params,
+      held,
       tokens,
       keys,
       first_positions,
@@ -108,12 +132,12 @@ def decode_program(trainable: Any, rows: int) -> Served:
     )
 
   arguments = (
-    params,
-    jax.ShapeDtypeStruct((rows, 1 + layout.target_start), jnp.int32),
+    held,
+    jax.ShapeDtypeStruct((rows, length), jnp.int32),
     jax.eval_shape(lambda: jax.random.split(rng.root_key(0), rows)),
     jax.ShapeDtypeStruct((rows,), jnp.int32),
   )
-  return Served(generate, arguments, _count(params), config.spec.crop_secs)
+  return Served(generate, arguments, _count(params), layout.secs)
 
 
 def tokenize_program(trainable: Any, rows: int) -> Served:
@@ -122,23 +146,23 @@ def tokenize_program(trainable: Any, rows: int) -> Served:
   Raises:
     UserError: if the trainable is not a tokenizer.
   """
-  variables = _variables(trainable)
+  shapes = variables(trainable)
   batch = trainable.input_shapes(rows)
   if isinstance(trainable, codec_gan.CodecGAN):
     codec = trainable.config.codec
     network = soundstream.SoundStream(codec)
     weights = {
-      "params": variables["params"]["generator"],
-      "codebooks": variables["codebooks"],
+      "params": shapes["params"]["generator"],
+      "codebooks": shapes["codebooks"],
     }
     rate_hz, method = codec.sample_rate_hz, network.encode
   elif isinstance(trainable, masked_prediction.MaskedPrediction):
     network = trainable.network
-    weights = {"params": variables["params"]}
+    weights = {"params": shapes["params"]}
     rate_hz, method = network.config.mel.sample_rate_hz, network.features
   elif isinstance(trainable, contrastive.Contrastive):
     network = trainable.network
-    weights = {"params": variables["params"]}
+    weights = {"params": shapes["params"]}
     rate_hz, method = network.config.mel.sample_rate_hz, network.embed_audio
   else:
     raise errors.UserError(

@@ -6,11 +6,13 @@ builds the experiment, compiles it and ends, with what the compiler still does.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from musiclm_jax.cli import experiment, gin_config
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.partitioning import topologies
+from musiclm_jax.systems import acoustic_backends, stage_weights
 from musiclm_jax.training import aot, collectives, model_flops
 from musiclm_jax.training import state as state_lib
 
@@ -36,6 +38,7 @@ class Request:
     search_paths: folders of gin files.
     what: of `WHAT`.
     rows_per_chip: items a chip decodes or tokenizes at once.
+    weights: of a stage that decodes, of `stage_weights.CHOICES`.
     whole: see `aot.compile_program`.
     changes: what a knob changes: names and values for `changed`.
   """
@@ -48,6 +51,7 @@ class Request:
   rows_per_chip: int = 16
   whole: bool = False
   changes: tuple[tuple[str, Any], ...] = ()
+  weights: str = stage_weights.COMPUTE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +127,51 @@ class Result:
 
 def load(request: Request) -> experiment.Experiment:
   """Builds the experiment of a request without its data."""
+  return load_without_data(
+    request.gin_files, request.overrides, request.search_paths
+  )
+
+
+def load_without_data(
+  gin_files: Sequence[str],
+  overrides: Sequence[str],
+  search_paths: Sequence[str] = (),
+) -> experiment.Experiment:
+  """Builds an experiment without its data; streams are the published ones.
+
+  Raises:
+    UserError: if a gin file is missing, or a binding does not fit.
+  """
   without = list(_NOT_OF_THE_STEP)
-  if not any(o.startswith("CACHE_DIR=") for o in request.overrides):
+  if not any(o.startswith("CACHE_DIR=") for o in overrides):
     without.append(_STREAMS)
   gin_config.resolve(
-    request.gin_files,
-    request.overrides,
-    request.search_paths,
-    without=without,
-    fill=_FILL,
+    gin_files, overrides, search_paths, without=without, fill=_FILL
   )
   return gin_config.build(experiment.Experiment)
+
+
+def load_stage(request: Any, stage: str) -> Any:
+  """The trainable of a stage at a size, as its experiment configures it.
+
+  Args:
+    request: has `size`, `gin_files`, `overrides` and `search_paths`.
+    stage: 'semantic', 'coarse' or 'fine', or the name of a back end.
+
+  Raises:
+    UserError: if there is no such size, or a gin file does not fit.
+  """
+  kind = stage if stage in acoustic_backends.BACKENDS else "stage"
+  run = load_without_data(
+    (
+      f"experiments/musiclm_{stage}_paper_audio_folder.gin",
+      f"sizes/{kind}_{request.size}.gin",
+      *request.gin_files,
+    ),
+    request.overrides,
+    request.search_paths,
+  )
+  return run.trainable
 
 
 # --- Knobs.
@@ -269,12 +307,13 @@ def check(request: Request) -> Result:
     return check_train(request)
   from musiclm_jax.cli import check_serving
 
-  run = load(request)
-  build = {
-    "decode": check_serving.decode_program,
-    "tokenize": check_serving.tokenize_program,
-  }[request.what]
-  served = build(run.trainable, request.rows_per_chip)
+  trainable, rows = load(request).trainable, request.rows_per_chip
+  if request.what == "decode":
+    served = check_serving.decode_program(
+      trainable, rows, weights=request.weights
+    )
+  else:
+    served = check_serving.tokenize_program(trainable, rows)
   program = aot.compile_function(
     served.function, served.arguments, request.topology, request.whole
   )

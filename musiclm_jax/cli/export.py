@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--output_dir", required=True, help="the artefact's folder; replaced"
   )
+  parser.add_argument(
+    "--checkpoint",
+    default="newest",
+    metavar="newest|best|STEP",
+    help="which one to freeze (default: %(default)s); 'best' needs a run with "
+    "KEEP_BEST_BY",
+  )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -33,6 +40,6 @@ def main(args: argparse.Namespace) -> int:
   from musiclm_jax.cli import experiment
 
   run, _ = experiment.load(args)
-  mark = run.export(args.model_dir, args.output_dir)
+  mark = run.export(args.model_dir, args.output_dir, args.checkpoint)
   print(f"{args.output_dir}: fingerprint {mark}")
   return 0

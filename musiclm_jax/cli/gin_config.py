@@ -369,6 +369,18 @@ def resolve(
   return Resolved(loader.bindings, loader.overridden)
 
 
+def binds(files: Sequence[str], paths: Sequence[str], root: str) -> bool:
+  """Whether files bind an argument of configurable `root`.
+
+  Raises:
+    UserError: if a file is missing, or is no gin.
+  """
+  loader = _Loader(search_paths(paths))
+  for name in files:
+    loader.read_file(name)
+  return any(key.startswith(f"{root}.") for key in loader.bindings)
+
+
 def build(root: Any) -> Any:
   """Calls configurable `root` with its gin bindings."""
   try:

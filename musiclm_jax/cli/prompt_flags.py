@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the generate verb is asked for: texts, audio files, mixtures."""
 
+import dataclasses
+from collections.abc import Mapping
+
 from musiclm_jax.audio import files
 from musiclm_jax.cli import jobs, prompt_files
 from musiclm_jax.core import errors
@@ -43,8 +46,25 @@ def _part(text: str) -> tuple[float, str | recordings.Recording]:
   return number, _content(content.strip())
 
 
-def prompts(job: jobs.GenerateJob) -> list[prompts_lib.Prompt]:
-  """One prompt per item: --prompt, --prompts, --audio_prompt, then the mix.
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """One prompt, and what was said of its item alone.
+
+  Attributes:
+    prompt: what to make.
+    seconds: length of the item, or None.
+    seed: of the item, or None.
+    source: what a text was written for, by column of the prompt file.
+  """
+
+  prompt: prompts_lib.Prompt
+  seconds: float | None = None
+  seed: int | None = None
+  source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def asked(job: jobs.GenerateJob) -> list[Asked]:
+  """--prompt, --prompts, --audio_prompt, then the mix; all of them.
 
   Raises:
     UserError: if one cannot be used.
@@ -53,11 +73,18 @@ def prompts(job: jobs.GenerateJob) -> list[prompts_lib.Prompt]:
     if not text.strip():
       raise errors.UserError(f"--prompt={text!r}: expected a non-empty text")
   values: list[prompts_lib.AnyPrompt] = list(job.prompt)
-  if job.prompts:
-    values += prompt_files.read(job.prompts)
+  rows = prompt_files.read_rows(job.prompts) if job.prompts else []
+  values += [
+    recordings.Recording.read(row.audio) if row.audio else row.prompt
+    for row in rows
+  ]
   values += map(recordings.Recording.read, job.audio_prompt)
   if job.mix:
     values.append(prompts_lib.mix(*map(_part, job.mix)))
-  if job.max_prompts:
-    values = values[: job.max_prompts]
-  return prompts_lib.as_prompts(values) if values else []
+  if not values:
+    return []
+  found = [Asked(prompt) for prompt in prompts_lib.as_prompts(values)]
+  for index, row in enumerate(rows, len(job.prompt)):
+    prompt = found[index].prompt
+    found[index] = Asked(prompt, row.seconds, row.seed, row.source)
+  return found

@@ -59,6 +59,30 @@ def local_pages(page: bytes) -> bytes:
   return _REMOTE.sub(b"", page)
 
 
+def is_welcome(
+  headers: Mapping[str, str], given: str, token: str, cookie: str = COOKIE
+) -> bool:
+  """Whether a request may be answered.
+
+  Args:
+    headers: by name in small letters.
+    given: token in the address, or ''.
+    token: that must be shown; '' where only names of this machine are served.
+    cookie: name of the cookie that may show it.
+  """
+  if not token:
+    return host_name(headers.get("host", "")) in LOCAL_NAMES
+  cookies = http.cookies.SimpleCookie()
+  try:
+    cookies.load(headers.get("cookie", ""))
+  except http.cookies.CookieError:
+    cookies.clear()
+  shown = [given, headers.get("authorization", "").removeprefix("Bearer ")]
+  if cookie in cookies:
+    shown.append(cookies[cookie].value)
+  return any(hmac.compare_digest(s.encode(), token.encode()) for s in shown)
+
+
 class _TooLarge(Exception):
   """A body goes beyond the limit."""
 
@@ -97,7 +121,7 @@ class Guard:
     }
     query = urllib.parse.parse_qs(scope["query_string"].decode("latin-1"))
     given = query.get("token", [""])[-1]
-    if not self._is_welcome(headers, given):
+    if not is_welcome(headers, given, self._token):
       await _answer(send, 403, _reason(self._token))
       return
     path = urllib.parse.unquote(scope["path"])
@@ -114,20 +138,6 @@ class Guard:
   @property
   def _limit(self) -> str:
     return f"expected at most {self._max_bytes / (1 << 20):g} MB"
-
-  def _is_welcome(self, headers: Mapping[str, str], given: str) -> bool:
-    if not self._token:
-      return host_name(headers.get("host", "")) in LOCAL_NAMES
-    cookies = http.cookies.SimpleCookie()
-    try:
-      cookies.load(headers.get("cookie", ""))
-    except http.cookies.CookieError:
-      cookies.clear()
-    shown = [given, headers.get("authorization", "").removeprefix("Bearer ")]
-    if COOKIE in cookies:
-      shown.append(cookies[COOKIE].value)
-    wanted = self._token.encode()
-    return any(hmac.compare_digest(s.encode(), wanted) for s in shown)
 
   def _cookie(self, token: str) -> bytes:
     return f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode()

@@ -4,16 +4,14 @@
 import argparse
 import contextlib
 import importlib.util
-import ipaddress
 import os
 import pathlib
-import re
-import socket
 import tempfile
 from collections.abc import Iterator
 
 from musiclm_jax.audio import uploads
 from musiclm_jax.cli import (
+  serving,
   studio_guard,
   studio_queue,
   studio_session,
@@ -24,30 +22,6 @@ from musiclm_jax.core import errors
 TOKEN_VARIABLE = "MUSICLM_STUDIO_TOKEN"
 # Beside the file itself, a form has boundaries and names.
 _FORM_BYTES = 1 << 20
-
-
-def is_local(host: str) -> bool:
-  """Whether an address is reached from this machine alone."""
-  try:
-    return ipaddress.ip_address(host).is_loopback
-  except ValueError:
-    return host == "localhost"
-
-
-def token_for(host: str, given: str) -> str:
-  """The token that visitors need; '' for none.
-
-  Raises:
-    UserError: if the given one does not fit into an address, or is short.
-  """
-  given = given or os.environ.get(TOKEN_VARIABLE, "")
-  if given and not re.fullmatch(r"[\w-]{8,200}", given, re.ASCII):
-    raise errors.UserError(
-      "--token: expected at least 8 letters, digits, - and _"
-    )
-  if given or is_local(host):
-    return given
-  return studio_guard.new_token()
 
 
 def limits(args: argparse.Namespace) -> studio_wishes.Limits:
@@ -113,34 +87,6 @@ def _work_dir(path: str) -> Iterator[str]:
     yield made
 
 
-def listen(host: str, port: int) -> socket.socket:
-  """A bound socket.
-
-  Raises:
-    UserError: if the address cannot be had.
-  """
-  try:
-    found = socket.getaddrinfo(
-      host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(found[0], socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(found[4])
-  except (OSError, OverflowError) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise errors.UserError(
-      f"cannot serve {host}:{port} ({reason}): expected a free --port of an "
-      "address of this machine"
-    ) from error
-  return listener
-
-
-def _address(listener: socket.socket, host: str, token: str) -> str:
-  name = f"[{host}]" if ":" in host else host
-  query = f"/?token={token}" if token else "/"
-  return f"http://{name}:{listener.getsockname()[1]}{query}"
-
-
 def serve(args: argparse.Namespace) -> None:
   """Serves until it is interrupted.
 
@@ -148,14 +94,14 @@ def serve(args: argparse.Namespace) -> None:
     UserError: for bad options or bundles, or where something is missing.
   """
   check_installed()
-  token = token_for(args.host, args.token)
+  token = serving.token_for(args.host, args.token, TOKEN_VARIABLE)
   allowed = limits(args)
   import uvicorn
 
   from musiclm_jax.systems import audiolm
 
   with contextlib.ExitStack() as stack:
-    listener = stack.enter_context(listen(args.host, args.port))
+    listener = stack.enter_context(serving.listen(args.host, args.port))
     folder = stack.enter_context(_work_dir(args.work_dir))
     system = audiolm.load(args.bundle)
     studio = studio_session.Studio(system, folder, allowed)
@@ -173,5 +119,6 @@ def serve(args: argparse.Namespace) -> None:
         timeout_graceful_shutdown=2,
       )
     )
-    print(f"musiclm studio: {_address(listener, args.host, token)}", flush=True)
+    address = serving.address(listener, args.host, token)
+    print(f"musiclm studio: {address}", flush=True)
     server.run([listener])

@@ -11,8 +11,6 @@ import contextlib
 import dataclasses
 import pathlib
 import random
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,8 +18,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from musiclm_jax.cli import jobs, tokenize_report
-from musiclm_jax.core import errors, progress
+from musiclm_jax.cli import jobs, sigterm, tokenize_report
+from musiclm_jax.core import progress
 from musiclm_jax.data import (
   audio_source,
   read_ahead,
@@ -171,7 +169,7 @@ class Tokenizer:
       self._directory / token_manifest.CLAIMS_NAME, self._job.stale_secs
     )
     with (
-      _preempted_by_sigterm(),
+      sigterm.raises("SIGTERM: finished shards are kept"),
       claims,
       progress.Progress("tokenize", total, total - todo, "clip") as bar,
     ):
@@ -378,24 +376,6 @@ def is_finished(
   if header["format_version"] == token_cache.FORMAT_VERSION:
     token_cache_writer.check_same_settings(directory, config)
   return True
-
-
-@contextlib.contextmanager
-def _preempted_by_sigterm() -> Iterator[None]:
-  """Within it SIGTERM raises, so that claims are given back."""
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
-
-  def stop(number, frame):
-    del number, frame
-    raise errors.Preempted("SIGTERM: finished shards are kept")
-
-  before = signal.signal(signal.SIGTERM, stop)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def run(job: jobs.TokenizeJob) -> None:

@@ -46,6 +46,40 @@ def attend(
   return _attend(query * scale, key, value, bias)
 
 
+def attend_cached(
+  query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """As `attend`, for keys and values as they lie in a cache.
+
+  Products over one merged axis: a reshape between the cache and a product over
+  two makes XLA:CPU copy the cache, four times a step.
+
+  Args:
+    query: `[batch, heads, queries, kv]`.
+    key: `[batch * kv heads, keys, kv]` or `[batch, kv heads, keys, kv]`. The
+      queries of as many heads as share a key are rows of one product.
+    value: the same shape.
+    bias: see `attend`.
+
+  Returns:
+    `[batch, heads, queries, kv]`.
+  """
+  *rows, keys, kv = key.shape
+  scale = jnp.asarray(kv**-0.5, query.dtype)
+  scores = jnp.einsum(
+    "...qd,...kd->...qk",
+    (query * scale).reshape(*rows, -1, kv),
+    key,
+    preferred_element_type=jnp.float32,
+  )
+  scores = scores.reshape(*query.shape[:3], keys)
+  weights = jax.nn.softmax(bias + scores, axis=-1).astype(value.dtype)
+  out = jnp.einsum(
+    "...qk,...kd->...qd", weights.reshape(*rows, -1, keys), value
+  )
+  return out.reshape(query.shape)
+
+
 def _scores(query: jax.Array, key: jax.Array, bias: jax.Array) -> jax.Array:
   return bias + jnp.einsum(
     "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
@@ -102,7 +136,7 @@ class SelfAttention(nn.Module):
   """Multi-head self-attention.
 
   Attributes:
-    num_heads: heads.
+    num_heads: heads of queries.
     head_dim: length of a head's query, key and value.
     precision: dtypes.
     rotary: rotates queries and keys by their positions.
@@ -110,6 +144,8 @@ class SelfAttention(nn.Module):
     deterministic: no dropout.
     decode: fills the cache (first call), then reads it, one token per call.
     cache_length: positions the cache holds; read by the first call only.
+    num_kv_heads: heads of keys and values, each shared by as many heads of
+      queries (arXiv 2305.13245); None: as `num_heads`.
   """
 
   num_heads: int
@@ -120,6 +156,7 @@ class SelfAttention(nn.Module):
   deterministic: bool = True
   decode: bool = False
   cache_length: int | None = None
+  num_kv_heads: int | None = None
 
   @nn.compact
   def __call__(
@@ -140,18 +177,10 @@ class SelfAttention(nn.Module):
     Returns:
       `[batch, length, embed]`.
     """
-    # One product for query, key and value: small decode steps are bound by
-    # the number of operations.
-    qkv = dense.Dense(
-      (3, self.num_heads, self.head_dim),
-      ("embed", None, "heads", "kv"),
-      self.precision,
-      name="qkv",
-    )(x)
     if isinstance(bias, blocked_attention.BlockedBias):
-      out = self._blocked(qkv, bias, positions)
+      out = self._blocked(self._project(x), bias, positions)
     else:
-      out = self._whole(qkv, bias, positions)
+      out = self._whole(self._project(x), bias, positions)
     return dense.Dense(
       (x.shape[-1],),
       ("heads", "kv", "embed"),
@@ -160,15 +189,55 @@ class SelfAttention(nn.Module):
       name="out",
     )(out)
 
+  def _project(self, x: jax.Array) -> list[jax.Array]:
+    """Queries, keys and values, in one array or two.
+
+    Either `[batch, length, 3, heads, kv]`, or queries `[batch, length, 1,
+    heads, kv]`, then keys and values `[batch, length, 2, kv heads, kv]`.
+    """
+    if self._group == 1:
+      # One product for query, key and value: small decode steps are bound by
+      # the number of operations.
+      kinds = [("qkv", (3, self.num_heads))]
+    else:
+      # Two: queries can be split over more devices than there are kv heads.
+      kinds = [
+        ("query", (1, self.num_heads)),
+        ("key_value", (2, self.num_kv_heads)),
+      ]
+    return [
+      dense.Dense(
+        (*shape, self.head_dim),
+        ("embed", None, "heads", "kv"),
+        self.precision,
+        name=name,
+      )(x)
+      for name, shape in kinds
+    ]
+
+  @property
+  def _group(self) -> int:
+    """Heads of queries that share a head of keys and values."""
+    return self.num_heads // (self.num_kv_heads or self.num_heads)
+
+  def _for_all_heads(self, x: jax.Array, axis: int) -> jax.Array:
+    """Keys or values, once for each head of queries."""
+    return x if self._group == 1 else jnp.repeat(x, self._group, axis)
+
   def _blocked(
     self,
-    qkv: jax.Array,
+    projected: list[jax.Array],
     bias: blocked_attention.BlockedBias,
     positions: jax.Array,
   ) -> jax.Array:
-    """`[batch, length, 3, heads, kv]` to `[batch, length, heads, kv]`."""
+    """What `_project` gives to `[batch, length, heads, kv]`."""
     names = ("batch", "length", None, "heads", "kv")
-    qkv = axes.constrain(checkpoint_name(qkv, "qkv"), names)
+    # What is kept for the backward pass is what is not repeated.
+    query, *shared = (checkpoint_name(part, "qkv") for part in projected)
+    qkv = query
+    for part in shared:
+      qkv = jnp.concatenate([qkv, self._for_all_heads(part, 3)], axis=2)
+    qkv = axes.constrain(qkv, names)
     factor = self._value_mask((*qkv.shape[:2], self.num_heads), qkv.dtype)
     if factor is not None:
       # A product with ones for the others costs less than taking the values
@@ -196,10 +265,15 @@ class SelfAttention(nn.Module):
     )
 
   def _whole(
-    self, qkv: jax.Array, bias: jax.Array | None, positions: jax.Array
+    self,
+    projected: list[jax.Array],
+    bias: jax.Array | None,
+    positions: jax.Array,
   ) -> jax.Array:
     """As `_blocked`, with the scores of all pairs at once."""
-    query, key, value = (qkv[:, :, i] for i in range(3))
+    query, key, value = (
+      part[:, :, i] for part in projected for i in range(part.shape[2])
+    )
     if self.rotary:
       query = positions_lib.rotate(query, positions)
       key = positions_lib.rotate(key, positions)
@@ -209,33 +283,34 @@ class SelfAttention(nn.Module):
       )
       for part in (query, key, value)
     )
+    step = self.decode and self.has_variable("cache", "cached_key")
     if self.decode:
-      key, value = self._update_cache(key, value, positions)
+      keys = self._update_cache("cached_key", key, positions)
+      values = self._update_cache("cached_value", value, positions)
+    if step:
+      return attend_cached(query, keys, values, bias).transpose(0, 2, 1, 3)
+    key, value = (self._for_all_heads(part, 1) for part in (key, value))
     mask = self._value_mask(value.shape[:3], value.dtype)
     if mask is not None:
       value = value * mask[..., None]
     return attend(query, key, value, bias).transpose(0, 2, 1, 3)
 
   def _update_cache(
-    self, key: jax.Array, value: jax.Array, positions: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Stores new keys and values; returns those to attend to."""
-    prefill = not self.has_variable("cache", "cached_key")
-    batch, heads, length, kv = key.shape
-    shape = (batch, heads, self.cache_length or length, kv)
-    cached_key = self.variable(
-      "cache", "cached_key", jnp.zeros, shape, key.dtype
+    self, name: str, new: jax.Array, positions: jax.Array
+  ) -> jax.Array:
+    """Stores keys or values `[batch, kv heads, length, kv]`.
+
+    Returns:
+      All of them: `[batch * kv heads, cache_length, kv]`, or with both axes
+      where one is split over devices.
+    """
+    *leading, length, kv = new.shape
+    if not (axes.is_split("batch") or axes.is_split("heads")):
+      leading = [leading[0] * leading[1]]
+    shape = (*leading, self.cache_length or length, kv)
+    cached = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+    start = (*[0] * len(leading), positions[0], 0)
+    cached.value = jax.lax.dynamic_update_slice(
+      cached.value, new.reshape(*leading, length, kv), start
     )
-    cached_value = self.variable(
-      "cache", "cached_value", jnp.zeros, shape, value.dtype
-    )
-    start = (0, 0, positions[0], 0)
-    cached_key.value = jax.lax.dynamic_update_slice(
-      cached_key.value, key, start
-    )
-    cached_value.value = jax.lax.dynamic_update_slice(
-      cached_value.value, value, start
-    )
-    if prefill:
-      return key, value
-    return cached_key.value, cached_value.value
+    return cached.value

@@ -36,6 +36,9 @@ def fan_in_init(num_in_axes: int, scale: float = 1.0):
 class Dense(nn.Module):
   """Contracts the last `num_in_axes` axes of the input with a kernel.
 
+  The kernel may be given as int8; what a step of each output channel is, is
+  then in collection 'scales' under the same name, of shape `features`.
+
   Attributes:
     features: shape of the output axes that replace the contracted ones.
     names: logical names of all kernel axes (contracted ones first).
@@ -72,6 +75,8 @@ class Dense(nn.Module):
       rows = rows.reshape(-1, *in_shape)
     out = jnp.tensordot(rows, kernel.astype(dtype), axes=self.num_in_axes)
     out = out.reshape(*leading, *self.features)
+    if kernel.dtype == jnp.int8:
+      out = (out * self.get_variable("scales", "kernel")).astype(dtype)
     if self.use_bias:
       bias = self.param(
         "bias",

@@ -48,6 +48,10 @@ class TransformerConfig:
     num_heads: attention heads.
     mlp_dim: hidden width of the feed-forward part.
     head_dim: width of a head; None: `embed_dim // num_heads`.
+    num_kv_heads: heads of keys and values, a divisor of `num_heads`: 1 is
+      multi-query attention (arXiv 1911.02150), more are grouped-query
+      attention (arXiv 2305.13245): a smaller cache to read at each decode
+      step. None: as many as `num_heads`.
     dropout_rate: dropped with masks shared along the length (as T5X does: few
       random bits); 0 costs nothing.
     gated: GEGLU instead of a plain GELU feed-forward part.
@@ -80,6 +84,7 @@ class TransformerConfig:
   scan_layers: bool = True
   remat: str = "none"
   attention: str = "plain"
+  num_kv_heads: int | None = None
 
   def __post_init__(self):
     for field in ("num_layers", "embed_dim", "num_heads", "mlp_dim"):
@@ -94,6 +99,11 @@ class TransformerConfig:
       )
     if self.head_dim is not None and self.head_dim < 1:
       raise ValueError(f"head_dim={self.head_dim}: expected None or positive")
+    if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+      raise ValueError(
+        f"num_kv_heads={self.num_kv_heads}: expected None or a divisor of "
+        f"num_heads={self.num_heads}"
+      )
     if not 0 <= self.dropout_rate < 1:
       raise ValueError(f"dropout_rate={self.dropout_rate}: expected in [0, 1)")
     if self.positions not in _POSITIONS:
@@ -128,6 +138,11 @@ class TransformerConfig:
   def kv_dim(self) -> int:
     """Width of a head."""
     return self.head_dim or self.embed_dim // self.num_heads
+
+  @property
+  def kv_heads(self) -> int:
+    """Heads of keys and values."""
+    return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
 class FeedForward(nn.Module):
@@ -208,6 +223,7 @@ class Layer(nn.Module):
       deterministic=self.deterministic,
       decode=self.decode,
       cache_length=self.cache_length,
+      num_kv_heads=config.num_kv_heads,
       name="attention",
     )(hidden, bias, positions)
     hidden = checkpoint_name(hidden, "attention_out")

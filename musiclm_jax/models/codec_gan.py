@@ -352,6 +352,43 @@ class CodecGAN:
       values[f"{name}_si_snr_db"] = snr
     return {name: value.mean() for name, value in values.items()}
 
+  def distances_by_codebooks(
+    self,
+    variables: protocols.Variables,
+    waveform: jax.Array,
+    num_codebooks: tuple[int, ...],
+  ) -> jax.Array:
+    """What the first codebooks alone give, against the original.
+
+    Args:
+      variables: unboxed.
+      waveform: float32 `[batch, samples]` in [-1, 1] (and channels).
+      num_codebooks: how many are decoded, each in [1, codebooks].
+
+    Returns:
+      float32 `[batch, len(num_codebooks)]`, mean absolute difference of
+      log-mels in nats, defined as `log_mel_distance` of `loss`.
+    """
+    codec = {
+      "params": variables["params"]["generator"],
+      "codebooks": variables["codebooks"],
+    }
+
+    def spectrum(sound):
+      rows = spectrogram.log_mel(codec_losses.as_rows(sound), self._eval_mel)
+      # Middle and side of two channels stand one below the other.
+      return rows.reshape(-1, waveform.shape[0], *rows.shape[1:])
+
+    codes = self.codec.apply(codec, waveform, method=self.codec.encode)
+    original, distances = spectrum(waveform), []
+    for count in num_codebooks:
+      decoded = self.codec.apply(
+        codec, codes[..., :count], method=self.codec.decode
+      )[:, : waveform.shape[1]]
+      difference = jnp.abs(original - spectrum(decoded))
+      distances.append(difference.mean((0, 2, 3)))
+    return jnp.stack(distances, 1)
+
   def media(
     self, variables: protocols.Variables, batch: protocols.Batch
   ) -> dict[str, Any]:

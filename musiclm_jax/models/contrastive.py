@@ -218,6 +218,30 @@ class Contrastive:
     )
     return audio, text, log_temperature[0]
 
+  def embed_pairs(
+    self, variables: protocols.Variables, batch: protocols.Batch, key: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Both sides of each pair, without augmentation or dropout.
+
+    Args:
+      variables: unboxed.
+      batch: see `input_shapes`.
+      key: typed key.
+
+    Returns:
+      `audio` and `text`, float32 `[batch, dim]` of unit length; `text_ids`,
+      uint32 `[batch, 2]`, equal where texts are; `has_text`, bool `[batch]`.
+    """
+    params = self.network_params(variables["params"])
+    audio, text, _ = self._embed(params, batch, key, train=False)
+    tokens = batch["text_tokens"]
+    return {
+      "audio": audio.astype(jnp.float32),
+      "text": text.astype(jnp.float32),
+      "text_ids": text_ids(tokens),
+      "has_text": (tokens > 0).any(1),
+    }
+
   @property
   def num_warm_start_batches(self) -> int:
     """1 where the text tower has weights to start from; none is read."""

@@ -124,7 +124,10 @@ class DecoderLM(nn.Module):
       float32 `[batch, frames, levels, codebook_size]`.
     """
     hidden = self._target_hidden(tokens, shapes, deterministic, segment_ids)
-    return all_logits(hidden, self.output)
+    kernel = self.output
+    if kernel.dtype == jnp.int8:
+      kernel = kernel * self.get_variable("scales", "output")[:, None]
+    return all_logits(hidden, kernel)
 
   def _target_hidden(
     self,
@@ -237,15 +240,16 @@ class DecoderLM(nn.Module):
     Returns:
       float32 `[batch, codebook_size]`.
     """
-    kernel = jax.lax.dynamic_index_in_dim(
-      self.output, level, axis=0, keepdims=False
-    )
-    return jnp.einsum(
+    kernel = _of_level(self.output, level)
+    logits = jnp.einsum(
       "be,ev->bv",
       hidden,
       kernel.astype(hidden.dtype),
       preferred_element_type=jnp.float32,
     )
+    if kernel.dtype == jnp.int8:
+      logits *= _of_level(self.get_variable("scales", "output"), level)
+    return logits
 
 
 class CodeScores(NamedTuple):
@@ -345,6 +349,10 @@ def scores_of_logits(logits: jax.Array, codes: jax.Array) -> CodeScores:
     logits.mean(-1),
     (logits.argmax(-1) == codes).astype(jnp.float32),
   )
+
+
+def _of_level(x: jax.Array, level: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_index_in_dim(x, level, axis=0, keepdims=False)
 
 
 def target_start(shapes: Sequence[tuple[int, int]]) -> int:

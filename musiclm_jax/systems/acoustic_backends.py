@@ -16,6 +16,7 @@ BACKENDS: dict[str, type[acoustic_stage.AcousticStage]] = {
   "depthwise": depthwise.DepthwiseStage,
   "soundstorm": soundstorm.SoundStormStage,
 }
+BY_KIND = {backend.KIND: backend for backend in BACKENDS.values()}
 STAGES = "stages"
 CHOICES = (STAGES, *BACKENDS)
 

@@ -20,7 +20,7 @@ from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.decoding import sampling as sampling_lib
-from musiclm_jax.systems import stage_windows
+from musiclm_jax.systems import stage_tokens, stage_windows
 
 # MusicLM sec. 4.1: levels of the coarse stage, and temperatures of both.
 NUM_COARSE_LEVELS = 4
@@ -274,12 +274,12 @@ class AcousticStage(stage_windows.StageWindows):
     if prefix is None:
       prefix = np.zeros((batch, 0, levels), np.int32)
     layout = self._layout(prefix.shape[1] + num_frames)
-    tokens = self._told_tokens(layout, conditioning)
+    tokens = stage_tokens.told_tokens(layout, conditioning)
     made = self._make_window(
       layout,
       np.concatenate(tokens, axis=1).astype(np.int32),
       np.asarray(prefix, np.int32),
-      *self._forced_codes(batch, num_frames, forced, num_forced),
+      *stage_tokens.forced_codes(batch, num_frames, levels, forced, num_forced),
       np.broadcast_to(first_frames, (batch,)).astype(np.int32),
       keys,
       level_sampling(sampling, levels),

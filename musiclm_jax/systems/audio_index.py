@@ -6,22 +6,19 @@ vectors. Parts are written whole, so a killed job goes on behind the last one,
 and are read one at a time, so asking takes the memory of one.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 
 FORMAT_VERSION = 1
 _HEADER = "index.json"
-_SCRATCH = ".writing"
 _ARRAYS = (
   "paths",
   "sizes",
@@ -81,25 +78,9 @@ class IndexConfig:
   window_secs: float
 
 
-@contextlib.contextmanager
-def _written(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """A file for bytes that appears at `path` whole or not at all."""
-  handle, scratch = tempfile.mkstemp(
-    dir=path.parent, prefix=f".{path.name}.", suffix=_SCRATCH
-  )
-  try:
-    with errors.naming(path), os.fdopen(handle, "wb") as file:
-      yield file
-    os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
-    os.replace(scratch, path)
-  except BaseException:
-    os.unlink(scratch)
-    raise
-
-
 def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
   """Writes an .npz; it appears whole or not at all."""
-  with _written(path) as file:
+  with atomic_files.written(path) as file:
     np.savez(file, **arrays)
 
 
@@ -140,6 +121,7 @@ class AudioIndex:
       header = json.loads(path.read_text())
       version, skipped = header["format_version"], header["skipped"]
       config = IndexConfig(**header["config"])
+      _check_header(config, skipped)
     except (ValueError, KeyError, TypeError) as error:
       raise errors.UserError(f"damaged index at {path}: {error!r}") from error
     if version != FORMAT_VERSION:
@@ -163,7 +145,7 @@ class AudioIndex:
     """
     directory = pathlib.Path(directory)
     if directory.is_dir():
-      for leftover in directory.glob(f".*{_SCRATCH}"):
+      for leftover in directory.glob(f".*{atomic_files.SCRATCH}"):
         leftover.unlink(missing_ok=True)
     if (directory / _HEADER).is_file():
       index = cls.open(directory)
@@ -201,7 +183,7 @@ class AudioIndex:
       "config": dataclasses.asdict(self.config),
       "skipped": self.skipped,
     }
-    with _written(self.directory / _HEADER) as file:
+    with atomic_files.written(self.directory / _HEADER) as file:
       file.write((json.dumps(header, indent=2) + "\n").encode())
 
   def _part_paths(self) -> list[pathlib.Path]:
@@ -217,8 +199,7 @@ class AudioIndex:
       try:
         with np.load(path, allow_pickle=False) as file:
           part = {name: file[name] for name in _ARRAYS}
-        if part["embeddings"].shape[1:] != (self.config.dim,):
-          raise ValueError(f"embeddings have shape {part['embeddings'].shape}")
+        _check_part(part, self.config.dim)
       except Exception as error:  # numpy and zipfile raise many kinds
         raise errors.UserError(
           f"damaged part of an index at {path}: {error}; delete it, and "
@@ -318,6 +299,42 @@ class AudioIndex:
       best.sort(key=lambda hit: (-hit.score, hit.path))
       del best[top_k:]
     return best
+
+
+def _check_header(config: IndexConfig, skipped: Any) -> None:
+  """Raises TypeError or ValueError for what `write_header` does not write."""
+  if not isinstance(config.fingerprint, str) or type(config.dim) is not int:
+    raise TypeError(f"fingerprint or dim of {config}")
+  window = config.window_secs
+  if type(config.by_window) is not bool or not isinstance(window, (int, float)):
+    raise TypeError(f"by_window or window_secs of {config}")
+  if config.dim < 1 or not window > 0:
+    raise ValueError(f"dim or window_secs of {config}")
+  if not isinstance(skipped, list) or not all(
+    isinstance(one, dict) and "path" in one for one in skipped
+  ):
+    raise TypeError(f"skipped={skipped!r}")
+
+
+def _check_part(part: dict[str, np.ndarray], dim: int) -> None:
+  """Raises ValueError for arrays that do not belong together."""
+  num_files, num_rows = len(part["paths"]), len(part["embeddings"])
+  expected = {
+    "paths": (num_files,),
+    "sizes": (num_files,),
+    "times_ns": (num_files,),
+    "file_index": (num_rows,),
+    "starts_secs": (num_rows,),
+    "embeddings": (num_rows, dim),
+  }
+  kinds = {"paths": "U", "starts_secs": "f", "embeddings": "f"}
+  for name, shape in expected.items():
+    found = part[name]
+    if found.shape != shape or found.dtype.kind != kinds.get(name, "i"):
+      raise ValueError(f"{name} is {found.dtype} {found.shape}")
+  places = part["file_index"]
+  if num_rows and not 0 <= places.min() <= places.max() < num_files:
+    raise ValueError(f"file_index of {num_files} files goes to {places.max()}")
 
 
 def _is_unchanged(path: str, size: int, time_ns: int) -> bool:

@@ -18,6 +18,7 @@ from musiclm_jax.systems import (
   musiclm,
   stage_lm,
   stage_sampling,
+  stage_weights,
 )
 from musiclm_jax.systems import bundle as bundle_lib
 
@@ -67,8 +68,15 @@ class AudioLM(cascade.Cascade):
     self.check_streams()
 
   @classmethod
-  def load(cls, directory: str | os.PathLike) -> "AudioLM":
+  def load(
+    cls, directory: str | os.PathLike, weights: str = stage_weights.COMPUTE
+  ) -> "AudioLM":
     """Opens a bundle, verified (see `bundle.open_bundle`).
+
+    Args:
+      directory: of the bundle.
+      weights: of the stages, how they lie in memory, of
+        `stage_weights.CHOICES`; acoustic back ends are as they compute.
 
     Raises:
       UserError: if the bundle is missing, damaged, inconsistent, or its stages
@@ -80,8 +88,8 @@ class AudioLM(cascade.Cascade):
     paths = bundle.paths
     return cls(
       tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
-      stage_lm.StageLM.load(paths["stage_semantic"]),
-      *stage_lm.load_found(paths, ("stage_coarse", "stage_fine")),
+      stage_lm.StageLM.load(paths["stage_semantic"], weights),
+      *stage_lm.load_found(paths, ("stage_coarse", "stage_fine"), weights),
       tokenizers.SemanticTokenizer.load(paths["semantic"]),
       bundle.fingerprints,
       acoustic_backends.load_all(paths),
@@ -123,12 +131,18 @@ class AudioLM(cascade.Cascade):
     return self.run(self.request(num_items, seconds, seed, sampling))
 
 
-def load(directory: str | os.PathLike) -> cascade.Cascade:
+def load(
+  directory: str | os.PathLike, weights: str = stage_weights.COMPUTE
+) -> cascade.Cascade:
   """The system of any bundle: `MusicLM`, or `AudioLM` if it has no MuLan.
+
+  Args:
+    directory: of the bundle.
+    weights: see `MusicLM.load`.
 
   Raises:
     UserError: if the bundle is missing, damaged or inconsistent.
   """
   if bundle_lib.has_part(directory, bundle_lib.MULAN):
-    return musiclm.MusicLM.load(directory)
-  return AudioLM.load(directory)
+    return musiclm.MusicLM.load(directory, weights)
+  return AudioLM.load(directory, weights)

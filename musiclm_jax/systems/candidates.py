@@ -29,7 +29,7 @@ class Candidate:
     codes: int32 `[frames, codebooks]` by stream.
     seed: that makes this item alone.
     index: which of the candidates, from 0.
-    score: MuLan score in [-1, 1]; None where there was no choice.
+    score: MuLan score in [-1, 1]; None where none was asked for.
   """
 
   waveform: np.ndarray
@@ -47,6 +47,16 @@ def candidate_seed(seed: int, index: int) -> int:
   if index == 0:
     return seed
   return zlib.crc32(f"{seed}/{index}".encode()) & 0x7FFFFFFF
+
+
+def sample_seed(seed: int, index: int) -> int:
+  """Seed of sample `index` of a prompt; sample 0 has the prompt's own.
+
+  Unlike candidates all samples are kept; their seeds are hashes too.
+  """
+  if index == 0:
+    return seed
+  return zlib.crc32(f"{seed}/sample/{index}".encode()) & 0x7FFFFFFF
 
 
 def score(
@@ -122,7 +132,7 @@ def choose(
         made.waveform[row], codes, made.seeds[row], index, scores[row]
       )
       # Sorted as they come: what is not kept takes no memory.
-      kept[item] = sorted([*kept[item], found], key=_order)[:keep]
+      kept[item] = best([*kept[item], found], keep)
   return kept
 
 
@@ -167,6 +177,11 @@ def generate(
   return choose(
     make, prompts, seeds, system.mulan, num_candidates, keep, batch_size
   )
+
+
+def best(found: Sequence[Candidate], keep: int) -> list[Candidate]:
+  """The first `keep` by score, of equals the one with the least index."""
+  return sorted(found, key=_order)[:keep]
 
 
 def _order(candidate: Candidate) -> tuple[float, int]:

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.core import errors, rng
+from musiclm_jax.decoding import continuation, tracks
 from musiclm_jax.decoding import sampling as sampling_lib
-from musiclm_jax.decoding import tracks
 from musiclm_jax.systems import (
   acoustic_backends,
   acoustic_stage,
@@ -148,6 +148,7 @@ class Cascade:
     stages: `StageLM`s by name, in order.
     acoustic: back ends by name that can take the place of 'coarse' and 'fine'.
     acoustic_choice: what makes acoustic codes; see `with_acoustic`.
+    num_codebooks: acoustic codebooks that are decoded; 0 for all.
     semantic_tokenizer: for audio prompts; None if not given.
     mulan: embeds and quantizes text and audio; None where no stage uses it.
     melody: tokenizes melodies; None if not given.
@@ -181,6 +182,7 @@ class Cascade:
     self.stages = {n: s for n, s in stages.items() if s is not None}
     self.acoustic = dict(acoustic or {})
     self.acoustic_choice = acoustic_backends.STAGES
+    self.num_codebooks = 0
     self.semantic_tokenizer = semantic_tokenizer
     self.fingerprints = dict(fingerprints or {})
 
@@ -216,6 +218,26 @@ class Cascade:
     system.acoustic_choice = choice
     return system
 
+  def with_codebooks(self, num_codebooks: int) -> typing.Self:
+    """The same system, which decodes the first codebooks of acoustic codes.
+
+    All codes are made as before: what is heard is what the others add.
+
+    Args:
+      num_codebooks: of the codec; 0 for all.
+
+    Raises:
+      UserError: if the codec does not have so many.
+    """
+    most = self.codec.stream.num_codebooks
+    if not 0 <= num_codebooks <= most:
+      raise errors.UserError(
+        f"num_codebooks={num_codebooks}: expected 1 to {most}, or 0 for all"
+      )
+    system = copy.copy(self)
+    system.num_codebooks = num_codebooks
+    return system
+
   def stages_of(
     self, request: Request
   ) -> dict[str, stage_windows.StageWindows]:
@@ -246,7 +268,7 @@ class Cascade:
     """Name, stage and way to draw of what a request goes through, in order."""
     stages = self.stages_of(request)
     settings = acoustic_backends.settings_of(stages, request.sampling)
-    return list(zip(stages, stages.values(), settings, strict=True))
+    return list(zip(stages, stages.values(), settings))
 
   def check_text(self) -> None:
     """Raises UserError unless the system knows text."""
@@ -288,7 +310,6 @@ class Cascade:
     """
     self.check_request(request)
     codes: dict[str, Any] = dict(request.conditioning)
-    made_streams = []
     for name, stage, sampling in self.steps(request):
       parallel = is_parallel(name)
       run = stage.generate_parallel if parallel else stage.generate_long
@@ -304,8 +325,15 @@ class Cascade:
       if stage.spec.target.first_level:
         made = np.concatenate([codes[stream], made], axis=-1)
       codes[stream] = made
-      made_streams.append(stage.target_stream)
-    for stream in made_streams:
+    return self.result_codes(request, codes)
+
+  def result_codes(
+    self, request: Request, codes: Mapping[str, tracks.Conditioning]
+  ) -> dict[str, np.ndarray]:
+    """Codes of whole seconds, as far as they are asked for; see `sample`."""
+    codes = dict(codes)
+    for stage in self.stages_of(request).values():
+      stream = stage.target_stream
       frames = needed_frames(request.seconds, stream.frame_rate_hz)
       codes[stream.name] = codes[stream.name][:, :frames]
     codes.update(request.about)
@@ -328,6 +356,8 @@ class Cascade:
   def decode(self, acoustic_codes: np.ndarray, seconds: float) -> np.ndarray:
     """Acoustic codes to float32 `[batch, round(seconds * sample_rate_hz)]`."""
     num_samples = round(seconds * self.codec.sample_rate_hz)
+    if self.num_codebooks:
+      acoustic_codes = acoustic_codes[..., : self.num_codebooks]
     waveform = np.asarray(
       jax.device_get(self.codec.decode(acoustic_codes)), np.float32
     )
@@ -337,6 +367,29 @@ class Cascade:
         f"{acoustic_codes.shape[1]} frames: expected at least {num_samples}"
       )
     return np.clip(waveform[:, :num_samples], -1.0, 1.0)
+
+
+def plan_of(
+  name: str,
+  stage: stage_windows.StageWindows,
+  request: Request,
+  told: Mapping[str, tracks.Conditioning],
+) -> Sequence[continuation.Window]:
+  """Windows of a stage in which a request is made, given codes left out.
+
+  Args:
+    name: of the stage.
+    stage: of a system.
+    request: what is made.
+    told: what stages are told by the time it begins; where that changes along
+      the item, windows end.
+  """
+  given = request.given_codes(stage)
+  num_given = 0 if given is None else given.shape[1]
+  total = request.num_frames(stage)
+  if is_parallel(name):
+    return stage.plan_parallel(total, num_given)
+  return stage.plan(told, total, num_given)
 
 
 def seam_secs(
@@ -349,12 +402,6 @@ def seam_secs(
     what is there already.
   """
   for name, stage in system.stages_of(request).items():
-    given = request.given_codes(stage)
-    num_given = 0 if given is None else given.shape[1]
-    total = request.num_frames(stage)
-    if is_parallel(name):
-      plan = stage.plan_parallel(total, num_given)
-    else:
-      plan = stage.plan(request.conditioning, total, num_given)
+    plan = plan_of(name, stage, request, request.conditioning)
     times = [w.new_start / stage.target_stream.frame_rate_hz for w in plan]
     yield name, tuple(t for t in times if 0 < t < request.seconds)

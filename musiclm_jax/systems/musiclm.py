@@ -19,6 +19,7 @@ from musiclm_jax.systems import (
   melody_prompt,
   stage_lm,
   stage_sampling,
+  stage_weights,
 )
 from musiclm_jax.systems import bundle as bundle_lib
 from musiclm_jax.systems import prompts as prompts_lib
@@ -74,8 +75,15 @@ class MusicLM(cascade.Cascade):
     self.check_streams()
 
   @classmethod
-  def load(cls, directory: str | os.PathLike) -> "MusicLM":
+  def load(
+    cls, directory: str | os.PathLike, weights: str = stage_weights.COMPUTE
+  ) -> "MusicLM":
     """Opens a bundle, verified (see `bundle.open_bundle`).
+
+    Args:
+      directory: of the bundle.
+      weights: of the stages, how they lie in memory, of
+        `stage_weights.CHOICES`; acoustic back ends are as they compute.
 
     Raises:
       UserError: if the bundle is missing, damaged or inconsistent.
@@ -89,12 +97,13 @@ class MusicLM(cascade.Cascade):
       path = paths[bundle_lib.MELODY]
       melody = melody_tokenizer.MelodyTokenizer.load(path)
     if bundle_lib.MELODY_STAGE in paths:
-      melody_stage = stage_lm.StageLM.load(paths[bundle_lib.MELODY_STAGE])
+      path = paths[bundle_lib.MELODY_STAGE]
+      melody_stage = stage_lm.StageLM.load(path, weights)
     return cls(
       tokenizers.SoundStreamTokenizer.load(paths["soundstream"]),
       tokenizers.MuLanTokenizer.load(paths["mulan"]),
-      stage_lm.StageLM.load(paths["stage_semantic"]),
-      *stage_lm.load_found(paths, ("stage_coarse", "stage_fine")),
+      stage_lm.StageLM.load(paths["stage_semantic"], weights),
+      *stage_lm.load_found(paths, ("stage_coarse", "stage_fine"), weights),
       tokenizers.SemanticTokenizer.load(paths["semantic"]),
       bundle.fingerprints,
       melody,

@@ -56,7 +56,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
   try:
     settings = json.loads(found.get("comment", ""))
     is_ours = settings["generated_by"] == GENERATED_BY
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, RecursionError):
     is_ours = False
   if not is_ours:
     raise errors.UserError(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen stage: codes of its conditioning in, codes of its target out."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +14,17 @@ from musiclm_jax.core import artifacts, errors
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
-from musiclm_jax.decoding import autoregressive, guidance
 from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
-from musiclm_jax.systems import stage_windows
+from musiclm_jax.partitioning import partitioner as partitioner_lib
+from musiclm_jax.systems import (
+  spread_rows,
+  stage_program,
+  stage_tokens,
+  stage_weights,
+  stage_windows,
+)
 
 KIND = "stage"
 
@@ -64,91 +71,6 @@ def export_stage(
   return artifacts.save(directory, KIND, config, arrays, metadata)
 
 
-def decode_network(
-  spec: stages_lib.StageSpec,
-  streams: Mapping[str, streams_lib.TokenStream],
-  transformer: transformer_lib.TransformerConfig,
-  precision: precision_lib.Precision,
-  aligned_conditioning: float = 0.0,
-) -> decoder_lm.DecoderLM:
-  """The network of a trained stage, laid out for decoding."""
-  layout = stages_lib.StageLayout(spec, streams)
-  # Unrolled, each layer has a cache of its own that is updated in place;
-  # scanned, all caches would be copied at every decode step.
-  unrolled = artifacts.config_from_dict(
-    transformer_lib.TransformerConfig,
-    artifacts.config_to_dict(transformer)
-    | {"scan_layers": False, "remat": "none"},
-  )
-  return decoder_lm.DecoderLM(
-    decoder_lm.DecoderLMConfig(
-      unrolled,
-      layout.vocab_size,
-      layout.num_target_levels,
-      layout.target_stream.codebook_size,
-      aligned_conditioning,
-    ),
-    precision,
-  )
-
-
-def generate_program(
-  network: decoder_lm.DecoderLM,
-  offsets: np.ndarray,
-  params: Any,
-  tokens: jax.Array,
-  keys: jax.Array,
-  first_positions: jax.Array,
-  forced: jax.Array,
-  num_forced: jax.Array,
-  shapes: tuple[tuple[int, int], ...],
-  num_frames: int,
-  sampling: sampling_lib.SamplingConfig,
-) -> jax.Array:
-  """Prefill, then the decode loop, as one program.
-
-  With guidance, `tokens` has twice the rows of `keys` (`decoding/guidance.py`).
-  """
-  hidden, state = network.apply(
-    {"params": params},
-    tokens,
-    shapes,
-    method="prefill",
-    mutable=["cache"],
-  )
-
-  def step(cache, token):
-    hidden, state = network.apply(
-      {"params": params, "cache": cache},
-      token,
-      method="step",
-      mutable=["cache"],
-    )
-    return state["cache"], hidden
-
-  def logits(hidden, level):
-    return network.apply(
-      {"params": params}, hidden, level, method="level_logits"
-    )
-
-  if tokens.shape[0] != keys.shape[0]:
-    step, logits = guidance.guided(step, logits, sampling.guidance)
-  codes, _ = autoregressive.decode(
-    step,
-    logits,
-    state["cache"],
-    hidden,
-    keys,
-    first_positions,
-    offsets,
-    num_frames,
-    sampling,
-    forced,
-    num_forced,
-  )
-  return codes
-
-
 class StageLM(stage_windows.StageWindows):
   """Generates and scores target codes of one stage.
 
@@ -157,6 +79,7 @@ class StageLM(stage_windows.StageWindows):
     streams: token streams by name.
     tokenizers: fingerprints of the tokenizers it was trained on.
     fingerprint: of the artefact; '' if built from parameters.
+    weights: dtype in which its weights lie in memory.
   """
 
   def __init__(
@@ -169,6 +92,7 @@ class StageLM(stage_windows.StageWindows):
     aligned_conditioning: float = 0.0,
     tokenizers: Mapping[str, str] | None = None,
     fingerprint: str = "",
+    weights: str = stage_weights.COMPUTE,
   ):
     """Unrolls the layers and puts the weights on the device.
 
@@ -181,6 +105,10 @@ class StageLM(stage_windows.StageWindows):
       aligned_conditioning: see `decoder_lm.DecoderLMConfig`.
       tokenizers: see the class.
       fingerprint: see the class.
+      weights: of `stage_weights.CHOICES`.
+
+    Raises:
+      UserError: if `weights` is none of them.
     """
     self.spec = spec
     self.streams = {stream.name: stream for stream in streams}
@@ -190,26 +118,37 @@ class StageLM(stage_windows.StageWindows):
     if jax.default_backend() == "cpu":
       precision = precision_lib.Precision()
     layout = stages_lib.StageLayout(spec, self.streams)
-    self._offsets = layout.target_offsets
-    self._network = decode_network(
+    self._network = stage_program.decode_network(
       spec, self.streams, transformer, precision, aligned_conditioning
     )
-    self._params = jax.tree.map(
-      lambda leaf: jnp.asarray(leaf, precision.compute_dtype),
+    self.weights = stage_weights.resolve(weights, precision.compute)
+    self._variables = stage_weights.stored(
       transformer_lib.unstack_layers(params),
+      self.weights,
+      precision.compute_dtype,
     )
     self._score = jax.jit(self._score_program, static_argnames=("shapes",))
+    self._generate_program = functools.partial(
+      stage_program.generate_program, self._network, layout.target_offsets
+    )
     self._generate = jax.jit(
       self._generate_program,
       static_argnames=("shapes", "num_frames", "sampling"),
     )
 
   @classmethod
-  def load(cls, directory: str | os.PathLike) -> "StageLM":
+  def load(
+    cls, directory: str | os.PathLike, weights: str = stage_weights.COMPUTE
+  ) -> "StageLM":
     """Loads an artefact of kind 'stage'.
 
+    Args:
+      directory: of the artefact.
+      weights: how they lie in memory, of `stage_weights.CHOICES`.
+
     Raises:
-      UserError: if it is missing, damaged or of another kind.
+      UserError: if it is missing, damaged or of another kind, or there is no
+        such choice.
     """
     artifact = artifacts.load(directory, KIND)
     config = artifact.config
@@ -235,7 +174,17 @@ class StageLM(stage_windows.StageWindows):
       raise errors.UserError(
         f"stage artefact at {directory} has no {error} in its config"
       ) from error
-    return cls(*pieces, fingerprint=artifact.fingerprint)
+    return cls(*pieces, fingerprint=artifact.fingerprint, weights=weights)
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Its weights, layers unrolled, on the device; not to be changed."""
+    return self._variables
+
+  @property
+  def compute_dtype(self) -> jnp.dtype:
+    """Of activations and of the cache."""
+    return self._network.precision.compute_dtype
 
   def score(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
     """Negative log-probability of target codes, teacher-forced.
@@ -256,7 +205,7 @@ class StageLM(stage_windows.StageWindows):
     bos = np.full_like(tokens[:, :1], stages_lib.BOS_ID)
     return np.asarray(
       self._score(
-        self._params,
+        self._variables,
         np.concatenate([bos, tokens[:, :-1]], axis=1),
         layout.decode_target(tokens[:, layout.target_start :]),
         shapes=layout.shapes,
@@ -265,12 +214,12 @@ class StageLM(stage_windows.StageWindows):
 
   def _score_program(
     self,
-    params: Any,
+    variables: Any,
     tokens: jax.Array,
     codes: jax.Array,
     shapes: tuple[tuple[int, int], ...],
   ) -> jax.Array:
-    logits = self._network.apply({"params": params}, tokens, shapes)
+    logits = self._network.apply(variables, tokens, shapes)
     return decoder_lm.code_nats(logits, codes)
 
   def generate(
@@ -315,78 +264,48 @@ class StageLM(stage_windows.StageWindows):
     sampling = sampling_lib.as_config(sampling)
     known = 0 if prefix is None else prefix.shape[1]
     layout = self._layout(known + num_frames)
-    levels = layout.num_target_levels
-    batch = keys.shape[0]
-    tokens = self._prefix_tokens(layout, conditioning, prefix, batch)
-    if sampling.guidance != 1:
-      if set(negative or ()) & set(self.spec.conditioning_streams):
-        told = {**conditioning, **negative}
-        other = self._prefix_tokens(layout, told, prefix, batch)
-      else:
-        other = layout.drop(tokens)
-      tokens = np.concatenate([tokens, other])
-    given, num_forced = self._forced_codes(
-      batch, num_frames, forced, num_forced
+    rows = stage_tokens.rows(
+      layout,
+      conditioning,
+      prefix,
+      num_frames,
+      sampling,
+      keys.shape[0],
+      first_frames,
+      forced,
+      negative,
+      num_forced,
     )
-    first = (np.asarray(first_frames) + known) * levels
     return np.asarray(
       self._generate(
-        self._params,
-        tokens,
+        self._variables,
+        rows.tokens,
         keys,
-        np.broadcast_to(first, (batch,)).astype(np.int32),
-        given,
-        num_forced,
+        rows.first_positions,
+        rows.forced,
+        rows.num_forced,
         shapes=layout.shapes,
         num_frames=num_frames,
         sampling=sampling,
       )
     )
 
-  def _prefix_tokens(
-    self,
-    layout: stages_lib.StageLayout,
-    conditioning: Mapping[str, np.ndarray],
-    prefix: np.ndarray | None,
-    batch: int,
-  ) -> np.ndarray:
-    """BOS, conditioning and known target, int32 `[batch, length]`."""
-    parts = [np.full((batch, 1), stages_lib.BOS_ID, np.int32)]
-    parts += self._told_tokens(layout, conditioning)
-    if prefix is not None and prefix.shape[1]:
-      tokens = np.asarray(prefix) + layout.target_offsets
-      parts.append(tokens.reshape(batch, -1))
-    return np.concatenate(parts, axis=1).astype(np.int32)
+  def spread(self, partitioner: partitioner_lib.Partitioner) -> None:
+    """Splits rows over the devices of a mesh (`spread_rows.py`).
 
-  def _generate_program(
-    self,
-    params: Any,
-    tokens: jax.Array,
-    keys: jax.Array,
-    first_positions: jax.Array,
-    forced: jax.Array,
-    num_forced: jax.Array,
-    shapes: tuple[tuple[int, int], ...],
-    num_frames: int,
-    sampling: sampling_lib.SamplingConfig,
-  ) -> jax.Array:
-    return generate_program(
-      self._network,
-      self._offsets,
-      params,
-      tokens,
-      keys,
-      first_positions,
-      forced,
-      num_forced,
-      shapes,
-      num_frames,
-      sampling,
-    )
+    Batches must be multiples of `partitioner.batch_divisor` from now on.
+    """
+    self._variables = jax.device_put(self._variables, partitioner.replicated)
+    self._generate = spread_rows.SpreadRows(partitioner, self._generate_program)
 
 
 def load_found(
-  paths: Mapping[str, str | os.PathLike], names: Sequence[str]
+  paths: Mapping[str, str | os.PathLike],
+  names: Sequence[str],
+  weights: str = stage_weights.COMPUTE,
 ) -> list[StageLM | None]:
   """Stages of a bundle by part name, None for each that it lacks."""
-  return [StageLM.load(paths[n]) if n in paths else None for n in names]
+  return [
+    StageLM.load(paths[name], weights) if name in paths else None
+    for name in names
+  ]

@@ -6,6 +6,7 @@ flow out. The windows themselves are planned in `decoding/continuation.py`.
 """
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -28,6 +29,28 @@ Sampling = (
   | float
   | Sequence[sampling_lib.SamplingConfig | float]
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowInput:
+  """What `generate` is told of one window; arrays have the leading `[batch]`.
+
+  Attributes:
+    conditioning: codes by stream over the window.
+    prefix: known codes whose number is compiled in, or None.
+    forced: known codes after them, or None.
+    num_frames: frames after the prefix.
+  """
+
+  conditioning: dict[str, np.ndarray]
+  prefix: np.ndarray | None
+  forced: np.ndarray | None
+  num_frames: int
+
+  @property
+  def num_forced(self) -> int:
+    """Frames that are known after the prefix."""
+    return 0 if self.forced is None else self.forced.shape[1]
 
 
 class StageWindows(abc.ABC):
@@ -72,6 +95,15 @@ class StageWindows(abc.ABC):
     is_guided = sampling_lib.as_config(sampling).guidance != 1
     return keys.shape[0] * (2 if is_guided else 1)
 
+  def windows_per_call(self, keys: jax.Array, sampling: Sampling) -> int:
+    """Windows of each item that `generate_parallel` makes at once, at most."""
+    return max(1, MAX_ROWS // self.num_rows(keys, sampling))
+
+  @property
+  def prefix_frames(self) -> int:
+    """Frames that windows after one another share (MusicLM sec. 5.3)."""
+    return self.window_frames // 2
+
   def _layout(self, num_frames: int) -> stages_lib.StageLayout:
     rate = self.target_stream.frame_rate_hz
     secs = num_frames / rate if rate else self.spec.crop_secs
@@ -101,47 +133,6 @@ class StageWindows(abc.ABC):
       span = self.needed_span(window, stream.name, track.total_frames)
       cut[stream.name] = track.take(span.start, span.stop)
     return cut
-
-  def _told_tokens(
-    self,
-    layout: stages_lib.StageLayout,
-    conditioning: Mapping[str, np.ndarray],
-  ) -> list[np.ndarray]:
-    """Tokens of the conditioning of a window, `[batch, length]` by segment.
-
-    Raises:
-      ValueError: if the frames of a stream do not fit the window.
-    """
-    parts = []
-    for index, segment in enumerate(self.spec.segments[:-1]):
-      codes = np.asarray(conditioning[segment.stream])
-      if codes.shape[1] != layout.segment_frames(index):
-        raise ValueError(
-          f"{segment.stream!r} codes have shape {codes.shape}: expected "
-          f"{layout.segment_frames(index)} frames for stage {self.spec.name!r}"
-        )
-      parts.append(layout.encode_segment(index, codes))
-    return parts
-
-  def _forced_codes(
-    self,
-    batch: int,
-    num_frames: int,
-    forced: np.ndarray | None,
-    num_forced: np.ndarray | int | None,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """`forced` and `num_forced` of `generate`, in shapes that do not vary.
-
-    Returns:
-      int32 `[batch, num_frames, levels]` and `[batch]`.
-    """
-    given = np.zeros((batch, num_frames, self.spec.target.num_levels), np.int32)
-    if forced is None:
-      num_forced = 0
-    else:
-      given[:, : forced.shape[1]] = forced
-      num_forced = forced.shape[1] if num_forced is None else num_forced
-    return given, np.broadcast_to(num_forced, (batch,)).astype(np.int32)
 
   def needed_span(
     self, window: continuation.Window, name: str, total_frames: int
@@ -176,10 +167,36 @@ class StageWindows(abc.ABC):
     return continuation.plan_windows(
       total_frames,
       window_frames,
-      window_frames // 2,
+      self.prefix_frames,
       given_frames,
       sorted(cuts),
     )
+
+  def window_input(
+    self,
+    conditioning: Mapping[str, tracks.Conditioning],
+    window: continuation.Window,
+    known: np.ndarray | None,
+    prefix_frames: int | None,
+  ) -> WindowInput:
+    """What `generate` is told of a window.
+
+    Args:
+      conditioning: as in `run_window`.
+      window: of a plan.
+      known: as in `run_window`.
+      prefix_frames: compiled in where so many are known; None: never.
+    """
+    prefix, forced = None, known
+    new_frames = window.num_frames
+    if prefix_frames and known is not None and known.shape[1] >= prefix_frames:
+      # A fixed prefix, so that a window that knows more of its frames than
+      # others reuses their compiled program; so does one that knows less, for
+      # it has no prefix, as the first window.
+      prefix, forced = known[:, :prefix_frames], known[:, prefix_frames:]
+      new_frames -= prefix_frames
+    told = self._conditioning(conditioning, window)
+    return WindowInput(told, prefix, forced, new_frames)
 
   def run_window(
     self,
@@ -204,27 +221,18 @@ class StageWindows(abc.ABC):
     Returns:
       int32 `[batch, window.num_new, levels]`.
     """
-    prefix, forced = None, known
-    new_frames = window.num_frames
-    prefix_frames = self.window_frames // 2
-    if known is not None and known.shape[1] >= prefix_frames:
-      # A fixed prefix, so that a window that knows more of its frames than
-      # others reuses their compiled program; so does one that knows less, for
-      # it has no prefix, as the first window.
-      prefix, forced = known[:, :prefix_frames], known[:, prefix_frames:]
-      new_frames -= prefix_frames
+    told = self.window_input(conditioning, window, known, self.prefix_frames)
     codes = self.generate(
-      self._conditioning(conditioning, window),
-      prefix,
-      new_frames,
+      told.conditioning,
+      told.prefix,
+      told.num_frames,
       sampling,
       keys,
       window.start,
-      forced,
+      told.forced,
       negative,
     )
-    skip = 0 if forced is None else forced.shape[1]
-    return codes[:, skip : skip + window.num_new]
+    return codes[:, told.num_forced :][:, : window.num_new]
 
   def generate_long(
     self,
@@ -336,7 +344,7 @@ class StageWindows(abc.ABC):
     plan = self.plan_parallel(
       total_frames, 0 if given is None else given.shape[1]
     )
-    per_call = max(1, MAX_ROWS // self.num_rows(keys, sampling))
+    per_call = self.windows_per_call(keys, sampling)
     parts = []
     for start in range(0, len(plan), per_call):
       chunk = list(plan[start : start + per_call])

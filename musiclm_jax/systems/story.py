@@ -10,9 +10,10 @@ codes.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,13 +71,13 @@ class Story:
       where = f"{self.name}: prompt {index + 1}"
       if not isinstance(scene.text, str) or not scene.text.strip():
         raise errors.UserError(
-          f"{where} has text {scene.text!r}: expected a non-empty text"
+          f"{where} has text {_shown(scene.text)}: expected a non-empty text"
         )
       for field in ("at", "transition_secs"):
         value = getattr(scene, field)
         if not _is_secs(value):
           raise errors.UserError(
-            f"{where} has {field}: {value!r}: expected seconds >= 0"
+            f"{where} has {field}: {_shown(value)}: expected seconds >= 0"
           )
       self._check_times(index, where)
 
@@ -122,7 +123,18 @@ class Story:
 
 def _is_secs(value: Any) -> bool:
   is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  return is_number and math.isfinite(value) and value >= 0
+  # A whole number may be too large for a float, and is no time then.
+  return is_number and 0 <= value <= sys.float_info.max
+
+
+def _shown(value: Any) -> str:
+  """A value for a message; one whose parts repeat may be huge when written."""
+  short = reprlib.Repr()
+  short.maxlevel = 2  # Six of six by default, six levels deep.
+  try:
+    return short.repr(value)
+  except ValueError:  # a whole number of thousands of digits
+    return f"a {type(value).__name__}"
 
 
 def parse(entries: Any, name: str = "the story") -> Story:
@@ -151,7 +163,7 @@ def parse(entries: Any, name: str = "the story") -> Story:
     where = f"{name}: prompt {index + 1}"
     if not isinstance(entry, Mapping):
       raise errors.UserError(
-        f"{where} is {str(entry)[:40]!r}: expected {{at: seconds, text: ...}}"
+        f"{where} is {_shown(entry)}: expected {{at: seconds, text: ...}}"
       )
     _check_fields(entry, _FIELDS, where)
     for field in ("at", "text"):
@@ -170,8 +182,9 @@ def _check_fields(
 ) -> None:
   for field in entry:
     if field not in known:
-      near = errors.nearest(str(field), known)
-      raise errors.UserError(f"{where} has an unknown field {field!r}{near}")
+      shown = _shown(field)
+      near = errors.nearest(shown.strip("'"), known)
+      raise errors.UserError(f"{where} has an unknown field {shown}{near}")
 
 
 def read(path: str | os.PathLike) -> Story:

@@ -76,13 +76,8 @@ class _Maker:
     self._sources = {n: m for n, m in sources.items() if n in conditioning}
     for source in self._sources.values():
       source.consumer = self
-    total = request.num_frames(stage)
-    num_given = 0 if self._given is None else self._given.shape[1]
-    self.track = tracks.Track(total, self._given)
-    if self._is_parallel:
-      self.plan = stage.plan_parallel(total, num_given)
-    else:
-      self.plan = stage.plan(known, total, num_given)
+    self.track = tracks.Track(request.num_frames(stage), self._given)
+    self.plan = cascade.plan_of(name, stage, request, known)
     self._has_begun = False
 
   def reach(self, frame: int) -> None:

@@ -197,22 +197,20 @@ def calls(system: cascade.Cascade, request: cascade.Request) -> list[Call]:
     frames are heard.
   """
   found, batch = [], len(request.seeds)
-  for name, stage in system.stages_of(request).items():
+  for name, stage, sampling in system.steps(request):
     if not isinstance(stage, stage_windows.StageWindows):
       continue
     levels = stage.spec.target.end_level - stage.spec.target.first_level
-    total, given = request.num_frames(stage), request.given_codes(stage)
-    num_given = 0 if given is None else given.shape[1]
+    plan = cascade.plan_of(name, stage, request, request.conditioning)
     if cascade.is_parallel(name):
-      plan = stage.plan_parallel(total, num_given)
-      per_call = max(1, stage_windows.MAX_ROWS // batch)
+      per_call = stage.windows_per_call(request.stage_keys(name), sampling)
       for start in range(0, len(plan), per_call):
         count = per_call if start else min(per_call, len(plan))
         steps = plan[start].num_frames * levels
         found.append(Call(name, steps, count * batch))
       continue
-    prefix = stage.window_frames // 2
-    for window in stage.plan(request.conditioning, total, num_given):
+    prefix = stage.prefix_frames
+    for window in plan:
       known = prefix if window.num_known >= prefix else 0
       steps = (window.num_frames - known) * levels
       found.append(Call(name, steps, batch))

@@ -52,6 +52,24 @@ def test_stages_can_be_trained_for_guidance(part):
   assert bound["condition_dropout_rate"] == 0.1
 
 
+@pytest.mark.parametrize(
+  ("part", "evaluator"), [("mulan", "retrieval"), ("soundstream", "codec")]
+)
+def test_experiments_take_evaluators(part, evaluator):
+  name = f"musiclm_{part}_tiny_score_corpus.gin"
+  gin_config.resolve(
+    [f"experiments/{name}", f"evaluators/{evaluator}.gin"],
+    [*header_overrides(name), "KEEP_BEST_BY=heldout/loss"],
+    without=(
+      "experiment.Experiment.data",
+      "experiment.Experiment.exporter",
+    ),
+  )
+  run = gin_config.build(experiment.Experiment)
+  (judge,) = run.loop.evaluators
+  assert judge.fits(run.trainable) and run.loop.keep_best_by == "heldout/loss"
+
+
 def test_stereo_crops_fit_the_stereo_codec():
   name = "musiclm_soundstream_tiny_score_corpus.gin"
   files = [f"experiments/{name}", "models/soundstream_stereo.gin"]

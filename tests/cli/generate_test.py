@@ -10,7 +10,9 @@ import small_bundle
 import soundfile
 import tokenizer_artifacts as small
 
+from musiclm_jax.audio import files
 from musiclm_jax.cli import main as main_lib
+from musiclm_jax.cli import streamed_output
 
 
 def run(*arguments):
@@ -108,6 +110,7 @@ def test_all_kinds_of_prompts_with_candidates(bundle, stereo, tmp_path, capsys):
     (("--prompt=a", "--guidance=-1"), "--guidance=-1"),
     (("--prompt=a", "--negative_prompt=b"), "--negative_prompt needs --guidan"),
     (("--prompt=a", "--guidance=3,1,3"), "guidance=3 of the fine stage"),
+    (("--prompt=a", "--max_prompts=-1"), "--max_prompts=-1: expected >= 0"),
   ],
 )
 def test_bad_requests_are_one_line(bundle, tmp_path, capsys, flags, expected):
@@ -116,6 +119,46 @@ def test_bad_requests_are_one_line(bundle, tmp_path, capsys, flags, expected):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert expected in line
   assert not output.exists()
+
+
+@pytest.mark.parametrize(
+  "row, message",
+  [
+    ({"seed": 10**23}, "expected at most"),
+    ({"seconds": 1e12}, "expected at most"),
+    ({"seconds": 10**400}, "expected a positive number"),
+  ],
+)
+def test_rows_stay_within_the_limits(bundle, tmp_path, capsys, row, message):
+  path = tmp_path / "prompts.jsonl"
+  path.write_text(json.dumps({"prompt": "a"} | row) + "\n")
+  output = tmp_path / "x.wav"
+  flags = (f"--bundle={bundle}", f"--output={output}", f"--prompts={path}")
+  assert run("generate", *flags) == 1
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert message in line
+
+
+@pytest.mark.parametrize("flag", ["output", "stream"])
+def test_what_is_being_written_has_no_sidecar(
+  bundle, tmp_path, flag, monkeypatch
+):
+  output = tmp_path / "x.wav"
+  flags = ("--seconds=0.5", f"--bundle={bundle}", "--prompt=a")
+  assert run("generate", *flags, f"--output={output}") == 0
+  sidecar = output.with_suffix(".json")
+  assert sidecar.is_file()
+  seen = []
+
+  def fall(*args, **kwargs):
+    seen.append(sidecar.exists())
+    raise KeyboardInterrupt
+
+  # Killed while the audio is written: nothing may call it whole.
+  monkeypatch.setattr(files, "write_wav", fall)
+  monkeypatch.setattr(streamed_output, "write", fall)
+  assert run("generate", *flags, "--seed=9", f"--{flag}={output}") != 0
+  assert seen == [False]
 
 
 @pytest.mark.parametrize(

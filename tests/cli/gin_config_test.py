@@ -17,7 +17,7 @@ VALUES = ["TRAIN_STEPS=10", "CACHE_DIR='c'"]
 def _required(path):
   text = path.read_text()
   overrides = ["TRAIN_STEPS=10"]
-  if "tasks/stage.gin" in text:
+  if "--gin.CACHE_DIR=" in text:
     overrides.append("CACHE_DIR='c'")
   else:
     overrides.append("CORPUS_DIR='d'")

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import tokenizer_artifacts as small
 
-from musiclm_jax.cli import evaluation
+from musiclm_jax.cli import evaluation, seam_report
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import artifacts, stages, streams
 from musiclm_jax.data import token_cache
@@ -227,3 +227,32 @@ def test_report_scores_and_shows_melodies(made, tmp_path, capsys):
   arguments[3] = f"--melody={hums / '0.wav'}"
   assert run(*arguments) == 1
   assert "expected at least 2" in capsys.readouterr().err
+
+
+def test_seams_of_long_items_are_measured(made, tmp_path, capsys):
+  arguments = [
+    "seams",
+    f"--bundle={made / 'plain'}",
+    "--prompt=a slow piano",
+    f"--output_dir={tmp_path / 'seams'}",
+  ]
+  assert run(*arguments, "--seconds=1") == 1
+  assert "nothing joins" in capsys.readouterr().err
+  assert run(*arguments, "--seconds=4") == 0
+  assert "memory grew by" in capsys.readouterr().out
+  found = json.loads((tmp_path / "seams" / "seams.json").read_text())
+  # Half of each window of 2 s is known; fine windows lie side by side.
+  counts = {name: one["num_seams"] for name, one in found["seams"].items()}
+  assert counts == {"coarse": 2, "fine": 1}
+  for figures in found["seams"].values():
+    assert set(figures) == {
+      "num_seams", "spectral_flux", "level_change_db", "text_score",
+    }  # fmt: skip
+  # Memory is noted up to the last sample of what was written.
+  waveform, rate_hz = soundfile.read(tmp_path / "seams" / "000.wav")
+  assert len(waveform) == 4 * rate_hz and np.isfinite(waveform).all()
+  assert found["memory"][0][-1][0] == pytest.approx(4.0)
+  assert (
+    (tmp_path / "seams" / "memory.svg").read_text().startswith("<svg xmlns")
+  )
+  assert seam_report.growth_bytes([(1, 9), (3, 7), (9, 12)]) == 3

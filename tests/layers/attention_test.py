@@ -54,13 +54,30 @@ def test_scores_are_float32_when_compute_is_bfloat16():
   assert float(out[0, 0, 0, 0]) > 0.95
 
 
+def test_cached_keys_are_shared_as_if_they_were_repeated():
+  generator = np.random.default_rng(0)
+  query = jnp.asarray(generator.standard_normal((2, 6, 1, 4)), jnp.float32)
+  key, value = jnp.asarray(
+    generator.standard_normal((2, 2, 3, 5, 4)), jnp.float32
+  )
+  bias = jnp.asarray(generator.standard_normal((1, 6, 1, 5)), jnp.float32)
+  whole = attention.attend(
+    query, jnp.repeat(key, 2, 1), jnp.repeat(value, 2, 1), bias
+  )
+  for shape in ((2, 3, 5, 4), (2 * 3, 5, 4)):
+    out = attention.attend_cached(
+      query, key.reshape(shape), value.reshape(shape), bias
+    )
+    np.testing.assert_allclose(out, whole, atol=1e-6)
+
+
 def test_cache_holds_prefix_then_steps():
   module, variables, x = _setup(rotary=True, decode=True, cache_length=6)
   _, state = module.apply(
     variables, x[:, :4], None, jnp.arange(4), mutable=["cache"]
   )
-  assert state["cache"]["cached_key"].shape == (2, 2, 6, 4)
-  assert not np.asarray(state["cache"]["cached_key"][:, :, 4:]).any()
+  assert state["cache"]["cached_key"].shape == (2 * 2, 6, 4)
+  assert not np.asarray(state["cache"]["cached_key"][:, 4:]).any()
   seen = jnp.where(jnp.arange(6) <= 4, 0.0, attention.MASKED)
   out, state = module.apply(
     {**variables, **state},

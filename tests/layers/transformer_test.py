@@ -12,6 +12,7 @@ from musiclm_jax.layers import transformer
 from musiclm_jax.partitioning import axes
 
 LENGTH, PREFIX = 12, 5
+GROUPED = {"num_heads": 4, "num_kv_heads": 2}
 
 
 def _config(**fields):
@@ -33,10 +34,19 @@ def _setup(**fields):
   return stack, variables, x
 
 
-@pytest.mark.parametrize("positions", ["t5", "rotary"])
-@pytest.mark.parametrize("scan_layers", [True, False])
-def test_steps_with_cache_equal_whole_sequence(positions, scan_layers):
-  stack, variables, x = _setup(positions=positions, scan_layers=scan_layers)
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"positions": "t5", "scan_layers": True},
+    {"positions": "rotary", "scan_layers": True},
+    {"positions": "t5", "scan_layers": False},
+    {"positions": "rotary", "scan_layers": False},
+    {"positions": "t5", **GROUPED},
+    {"positions": "rotary", "scan_layers": False, **GROUPED},
+  ],
+)
+def test_steps_with_cache_equal_whole_sequence(fields):
+  stack, variables, x = _setup(**fields)
   whole = jax.jit(stack.apply)(variables, x)
   out, state = stack.apply(
     variables,
@@ -118,10 +128,17 @@ def test_dropout_needs_a_key_and_changes_the_output():
   assert np.abs(first - other).max() > 0.1
 
 
-@pytest.mark.parametrize("positions", ["t5", "rotary"])
-@pytest.mark.parametrize("attention", ["plain", "blocked"])
-def test_packed_sequences_do_not_see_each_other(positions, attention):
-  stack, variables, x = _setup(positions=positions, attention=attention)
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"positions": "t5", "attention": "plain"},
+    {"positions": "rotary", "attention": "plain"},
+    {"positions": "t5", "attention": "blocked"},
+    {"positions": "rotary", "attention": "blocked", **GROUPED},
+  ],
+)
+def test_packed_sequences_do_not_see_each_other(fields):
+  stack, variables, x = _setup(**fields)
   ids = jnp.broadcast_to(jnp.arange(LENGTH) >= 5, x.shape[:2]).astype(int)
   packed = jax.jit(stack.apply)(variables, x, segment_ids=ids)
   plain = transformer.TransformerStack(
@@ -174,10 +191,33 @@ def test_parameters_carry_logical_names():
 
 
 @pytest.mark.parametrize(
+  ("num_kv_heads", "expected"),
+  [
+    (None, {"qkv": (2, 16, 3, 4, 4)}),
+    (4, {"qkv": (2, 16, 3, 4, 4)}),
+    (2, {"query": (2, 16, 1, 4, 4), "key_value": (2, 16, 2, 2, 4)}),
+    (1, {"query": (2, 16, 1, 4, 4), "key_value": (2, 16, 2, 1, 4)}),
+  ],
+)
+def test_shared_heads_have_kernels_of_their_own(num_kv_heads, expected):
+  stack = transformer.TransformerStack(
+    _config(num_heads=4, num_kv_heads=num_kv_heads)
+  )
+  params = axes.unbox(
+    jax.eval_shape(stack.init, jax.random.key(0), jnp.zeros((1, LENGTH, 16)))
+  )["params"]["layers"]["attention"]
+  assert {n: p["kernel"].shape for n, p in params.items() if n != "out"} == (
+    expected
+  )
+
+
+@pytest.mark.parametrize(
   "field,value",
   [
     ("num_layers", 0),
     ("num_heads", 3),
+    ("num_kv_heads", 0),
+    ("num_kv_heads", 4),
     ("positions", "sinusoidal"),
     ("dropout_rate", 1.0),
     ("remat", "some"),

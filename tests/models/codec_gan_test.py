@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.core import protocols
+from musiclm_jax.evaluation import heldout_codec
 from musiclm_jax.models import codec_gan, codec_losses
 from musiclm_jax.networks import discriminators, soundstream
 from musiclm_jax.partitioning import axes
@@ -196,3 +197,22 @@ def test_bad_config_is_named():
     dataclasses.replace(_CONFIG, reconstruction_reduction="max")
   with pytest.raises(ValueError, match="feature=-1"):
     codec_gan.LossWeights(feature=-1)
+
+
+def test_heldout_codec_hears_the_first_codebooks():
+  judge = heldout_codec.HeldoutCodec(num_codebooks=(1, 4))
+  assert judge.fits(_MODEL)
+  assert not heldout_codec.HeldoutCodec().fits(_MODEL)  # 4 codebooks, not 12
+  rows = jax.jit(lambda v, b: judge.rows(_MODEL, v, b, _KEY))(
+    _variables(), _batch()
+  )
+  assert rows.shape == (8, 2)
+  found = judge.score(np.asarray(rows))
+  score = jax.jit(_MODEL.loss, static_argnums=4)
+  _, out = score(_variables(), _batch(), _KEY, 0, False)
+  metric = out.metrics["log_mel_distance"]
+  assert found["log_mel_distance_04"] == pytest.approx(
+    float(metric.total / metric.count), rel=1e-4
+  )
+  assert found["log_mel_distance_01"] != found["log_mel_distance_04"]
+  assert judge.directions == dict.fromkeys(found, "min")

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from musiclm_jax.core import protocols
+from musiclm_jax.evaluation import heldout_retrieval, retrieval
 from musiclm_jax.layers import transformer
 from musiclm_jax.models import contrastive
 from musiclm_jax.networks import mulan, mulan_audio, mulan_text
@@ -316,3 +317,32 @@ def test_bad_config_names_field():
     contrastive.ContrastiveConfig(min_temperature=0)
   with pytest.raises(ValueError, match="pair_chunk=0"):
     contrastive.ContrastiveConfig(pair_chunk=0)
+
+
+def test_heldout_retrieval_ranks_all_pairs_it_is_given():
+  model = contrastive.Contrastive(contrastive.ContrastiveConfig(), _network())
+  batch, variables = _batch(), _variables(_network())
+  # Row 4 has the text of row 0, row 5 none.
+  tokens = batch["text_tokens"].copy()
+  tokens[4], tokens[5] = tokens[0], 0
+  batch = {**batch, "text_tokens": tokens}
+  judge = heldout_retrieval.HeldoutRetrieval()
+  assert judge.fits(model)
+  rows = jax.device_get(
+    jax.jit(lambda v, b: judge.rows(model, v, b, jax.random.key(0)))(
+      variables, batch
+    )
+  )
+  np.testing.assert_allclose(np.linalg.norm(rows["audio"], axis=1), 1, 1e-5)
+  found = judge.score(rows)
+  assert set(found) == set(judge.directions)
+  assert judge.directions["median_rank_text_to_audio"] == "min"
+  expected = retrieval.retrieval(
+    rows["text"][:5], rows["audio"][:5], ["a", "b", "c", "d", "a"]
+  )
+  for side, values in expected.items():
+    assert found[f"recall_at_1_{side}"] == values["recall_at_1"]
+    assert found[f"median_rank_{side}"] == values["median_rank"]
+  # Texts that are known by their sounds are found.
+  known = judge.score({**rows, "text": rows["audio"]})
+  assert known["recall_at_1_text_to_audio"] == 1

@@ -39,13 +39,22 @@ MESHES = {
 }
 
 
-def make_trainable() -> token_lm.TokenLM:
+# With heads of keys and values that divide the tensor axis, and with fewer.
+GROUPED_MESHES = ("2x2x2", "sequence_parallel")
+
+
+def make_trainable(**changes: object) -> token_lm.TokenLM:
   return token_lm.TokenLM(
     token_lm.TokenLMConfig(
       spec=stages.coarse_stage(2, 2, crop_secs=0.38),
       streams=STREAMS,
       transformer=transformer.TransformerConfig(
-        num_layers=2, embed_dim=32, num_heads=8, mlp_dim=64, dropout_rate=0.1
+        num_layers=2,
+        embed_dim=32,
+        num_heads=8,
+        mlp_dim=64,
+        dropout_rate=0.1,
+        **changes,
       ),
     )
   )
@@ -119,16 +128,22 @@ def train(
 
 def main() -> None:
   devices = jax.devices()
-  trainable = make_trainable()
   optimizer = optimizers.make_optimizer(
     optimizers.OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
   )
+  stages_of = {
+    "": (make_trainable(), tuple(MESHES)),
+    "grouped ": (make_trainable(num_kv_heads=2), GROUPED_MESHES),
+  }
   results = {}
-  results["one"], fresh = train(
-    mesh.MeshConfig(), devices[:1], trainable, optimizer, None
-  )
-  for name, config in MESHES.items():
-    results[name], _ = train(config, devices, trainable, optimizer, fresh)
+  for prefix, (trainable, names) in stages_of.items():
+    results[prefix + "one"], fresh = train(
+      mesh.MeshConfig(), devices[:1], trainable, optimizer, None
+    )
+    for name in names:
+      results[prefix + name], _ = train(
+        MESHES[name], devices, trainable, optimizer, fresh
+      )
   print(json.dumps(results))
 
 

@@ -66,12 +66,16 @@ def write_stage(directory, spec, streams, fingerprints, dropped_streams=()):
   )
 
 
-def write(directory, dropped_streams=()) -> pathlib.Path:
+def write(
+  directory, dropped_streams=(), num_semantic_codebooks=1, fine_secs=1.0
+) -> pathlib.Path:
   """Writes a bundle: 8 kHz, 50 Hz, 3 codebooks, of which one is coarse.
 
   Args:
     directory: gets `artifacts` and `bundle`.
     dropped_streams: of the semantic and the coarse stage.
+    num_semantic_codebooks: that the coarse stage is told, 0 or 1.
+    fine_secs: crop of the fine stage.
 
   Returns:
     Folder of the bundle.
@@ -89,8 +93,8 @@ def write(directory, dropped_streams=()) -> pathlib.Path:
   marks = {name: part.fingerprint for name, part in parts.items()}
   specs = (
     stages.semantic_stage(3, 2.0),
-    stages.coarse_stage(3, 1, 1.0),
-    stages.fine_stage(1, 3, 1.0),
+    stages.coarse_stage(3, 1, 1.0, num_semantic_codebooks),
+    stages.fine_stage(1, 3, fine_secs),
   )
   for name, spec in zip(STAGES, specs):
     dropped = dropped_streams if name != "stage_fine" else ()

@@ -3,6 +3,7 @@
 
 import io
 import json
+import pathlib
 import struct
 
 import httpx
@@ -10,6 +11,8 @@ import numpy as np
 import soundfile
 
 MARK = "musiclm_fuzz_escaped"
+# In the order of the page's fields; a small bundle has no melody, no guidance.
+FORM = ["Prompt", "a flute", "0 a", 0, None, 1, 1, 0]
 _NAMES = (
   "a.wav", f"../../{MARK}.wav", f"..\\..\\{MARK}.wav", f"/tmp/{MARK}.wav",
   "", ".", "..", "a\0b.wav", "x" * 300 + ".wav", "<b>.wav", "a.html", "a.py",
@@ -128,3 +131,27 @@ def fuzz(address: str, count: int, num_fields: int, seed: int = 0) -> dict:
       except httpx.TransportError as error:
         answers[kind].append(type(error).__name__)
   return answers
+
+
+def harm(answers: dict, folder: pathlib.Path, work: pathlib.Path) -> list[str]:
+  """What answers told that they should not, and what lies where it should not.
+
+  Args:
+    answers: of `fuzz`.
+    folder: around the work directory.
+    work: the only folder that may be written to.
+  """
+  text = "\n".join(sum(answers.values(), []))
+  found = [
+    f"an answer has {leaked!r}"
+    for leaked in ("Traceback", "root:", "site-packages", "PYTHONPATH")
+    if leaked in text
+  ]
+  paths = list(folder.rglob("*")) + list(pathlib.Path("/tmp").glob(f"*{MARK}*"))
+  for path in paths:
+    # Nothing of this machine is copied to where visitors may read.
+    if path.name in ("passwd", "environ", "zero"):
+      found.append(f"copied {path}")
+    if path.is_file() and work not in path.parents:
+      found.append(f"wrote {path}")
+  return found

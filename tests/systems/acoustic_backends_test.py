@@ -12,6 +12,7 @@ from musiclm_jax.systems import (
   acoustic_backends,
   bundle,
   cascade,
+  continuous_batching,
   musiclm,
   stage_sampling,
   stage_windows,
@@ -56,9 +57,9 @@ class _Semantic(stage_windows.StageWindows):
     forced=None, negative=None, num_forced=None,
   ):  # fmt: skip
     known = 0 if prefix is None else prefix.shape[1]
-    places = first_frames + known + np.arange(num_frames)
+    places = np.reshape(first_frames, (-1, 1)) + known + np.arange(num_frames)
     start = conditioning["mulan"][:, :, :1]
-    return (start + places[None, :, None]) % 6
+    return (start + places[:, :, None]) % 6
 
 
 def system(**acoustic):
@@ -117,6 +118,20 @@ def test_scenes_given_codes_and_streams_go_through_back_ends(backends, name):
   other = chosen.sample(request(0, 2))["acoustic"]
   np.testing.assert_array_equal(other[:, :8], codes[:, :8])
   assert (other[:, 8:] != codes[:, 8:]).any()
+
+
+@pytest.mark.parametrize("name", ["depthwise", "soundstorm"])
+def test_items_of_a_back_end_share_batches(backends, name):
+  chosen = system(**backends).with_acoustic(name)
+  whole = {
+    index: chosen.request("a piano", 1.0 + index, index) for index in (0, 1)
+  }
+  batcher = continuous_batching.Batcher(chosen, 2)
+  requests = [(index, lambda index=index: whole[index]) for index in whole]
+  made = dict(batcher.run(requests))
+  for index, request in whole.items():
+    for stream, codes in chosen.sample(request).items():
+      np.testing.assert_array_equal(made[index].codes[stream], codes)
 
 
 def test_windows_side_by_side_keep_what_is_given_of_each(backends):

@@ -113,8 +113,20 @@ def test_bad_requests_are_user_errors(
     system.generate(prompts, seconds, 0, sampling)
 
 
-def test_greedy_stage_agrees_with_its_own_teacher_forced_scores(system):
-  stage = system.stages["coarse"]
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_greedy_stage_agrees_with_its_own_teacher_forced_scores(weights):
+  spec = SPECS[1]
+  stage = stage_lm.StageLM(
+    spec, STREAMS, STACK, make_params(spec), weights=weights
+  )
+  dtypes = {
+    name: str(leaf.dtype)
+    for name, leaf in artifacts.flatten(stage.variables["params"]).items()
+  }
+  assert dtypes["output"] == weights == stage.weights
+  narrow = [name for name, dtype in dtypes.items() if dtype == "int8"]
+  # What a step looks up, or adds, stays as it is.
+  assert len(narrow) == (5 if weights == "int8" else 0), narrow
   rng = np.random.default_rng(1)
   codes = {
     "mulan": rng.integers(0, 4, (2, 1, 2)),

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes long items and listens where their windows join.
+
+Items are streamed, one after the other, with the process's memory noted at
+each piece. Then flux, level and text score at the seams of each stage stand
+beside those inside windows: seams.json, memory.svg and the WAV files.
+"""
+
+import argparse
+
+EPILOG = """example:
+  musiclm seams --bundle=runs/quickstart/bundle --prompts=prompts.txt \\
+    --seconds=60 --output_dir=runs/seams
+  musiclm seams --bundle=runs/quickstart/bundle --seconds=300 \\
+    --prompt="A gentle solo flute." --output_dir=runs/five_minutes"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the verb's options."""
+  parser.add_argument("--bundle", required=True, help="folder of the bundle")
+  parser.add_argument(
+    "--output_dir", required=True, help="gets seams.json, memory.svg and WAVs"
+  )
+  parser.add_argument(
+    "--prompt", action="append", default=[], help="a text; repeatable"
+  )
+  parser.add_argument("--prompts", help="file with one text per line, or JSONL")
+  parser.add_argument(
+    "--seconds", type=float, default=60.0, help="of each (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--seed", type=int, default=0, help="of the first (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--acoustic",
+    default="stages",
+    help="stages, depthwise or soundstorm (default: stages)",
+  )
+
+
+def main(args: argparse.Namespace) -> int:
+  """Runs the verb."""
+  from musiclm_jax.cli import seam_report
+
+  seam_report.run(args)
+  return 0
