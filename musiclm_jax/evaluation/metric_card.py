@@ -30,7 +30,7 @@ class MetricCard:
   """A metric's value and what it was made with.
 
   Attributes:
-    metric: its name; with an embedder as `named` gives it.
+    metric: its name; with an embedder as `prompt_results.title` gives it.
     value: the number; NaN where there is none.
     low: lower end of its interval, NaN if it has none.
     high: upper end.
@@ -179,11 +179,6 @@ class MetricCard:
     if not isinstance(content, dict):
       raise errors.UserError("damaged metric card: expected a JSON object")
     return cls.from_dict(content)
-
-
-def named(metric: str, embedder: str) -> str:
-  """'FAD (mulan)': which embedder a distance is of belongs to its name."""
-  return f"{metric} ({embedder})"
 
 
 def differing_fields(first: MetricCard, second: MetricCard) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from musiclm_jax.evaluation import metric_card
 
 def card(**changes):
   fields = {
-    "metric": metric_card.named("FAD", "mulan"),
+    "metric": "FAD (mulan)",
     "value": np.float32(1.5),
     "low": 1.0,
     "high": 2.0,
