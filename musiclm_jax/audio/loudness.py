@@ -45,11 +45,6 @@ def peak_db(waveform: np.ndarray) -> np.ndarray:
   return _decibels(peak(waveform))
 
 
-def is_silent(waveform: np.ndarray, threshold_db: float = -60.0) -> bool:
-  """Whether the RMS level of all of `waveform` is below `threshold_db`."""
-  return bool(rms_db(np.ravel(waveform)) < threshold_db)
-
-
 def normalize_peak(waveform: np.ndarray, target: float = 0.95) -> np.ndarray:
   """Scales `[..., samples]` so that its largest sample is `target`.
 

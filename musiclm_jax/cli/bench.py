@@ -15,6 +15,7 @@ BENCHES = {
   "codec": ("bench_codec", "encoding and decoding 10 s; needs no data"),
   "decode": ("bench_decode", "generation of each stage; needs no gin file"),
   "end_to_end": ("bench_end_to_end", "MuLan codes to audio; needs no gin file"),
+  "metrics": ("bench_metrics", "metrics of clips, and what listens to them"),
   "codec_step": ("bench_codec_step", "the codec's train step; needs no data"),
 }
 
@@ -30,6 +31,8 @@ EPILOG = """examples:
     --gin_file=sizes/soundstream_24m.gin
   musiclm bench --what=decode --size=small --batch_size=4 --json=decode.json
   musiclm bench --what=end_to_end --size=small --codec=small --seconds=10
+  musiclm bench --what=metrics --num_clips=1000 --batch_size=8 \\
+    --embedder=mulan:runs/quickstart/bundle
 
 what:
 """ + "\n".join(f"  {name:<12} {text}" for name, (_, text) in BENCHES.items())
@@ -54,10 +57,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="of decode: some of semantic,coarse,fine (default: all)",
   )
   parser.add_argument(
-    "--batch_size", type=int, default=1, help="of them: items at once"
+    "--batch_size",
+    type=int,
+    default=1,
+    help="of them: items at once; of metrics: clips heard at once",
   )
   parser.add_argument(
-    "--seconds", type=float, default=10.0, help="of end_to_end: of each item"
+    "--seconds",
+    type=float,
+    default=10.0,
+    help="of end_to_end and metrics: of each item",
+  )
+  parser.add_argument(
+    "--num_clips",
+    type=int,
+    default=1000,
+    help="of metrics: generated clips, and as many real ones",
+  )
+  parser.add_argument(
+    "--embedder",
+    action="append",
+    default=[],
+    help="of metrics: a network that listens, as of evaluate; repeatable",
   )
   parser.add_argument(
     "--acoustic",

@@ -20,7 +20,7 @@ from musiclm_jax.evaluation import (
   summary,
   zero_shot,
 )
-from musiclm_jax.systems import musiclm
+from musiclm_jax.systems import musiclm, provenance
 
 FILE_NAME, PAGE_NAME = "bias.json", "index.html"
 FORMAT_VERSION = 1
@@ -179,15 +179,13 @@ def read_samples(args: argparse.Namespace) -> list[Sample]:
   """
   samples = []
   for folder in map(pathlib.Path, args.samples_dir):
-    for path in sorted(folder.glob("*.wav")):
-      try:
-        record = json.loads(path.with_suffix(".json").read_text())
-        prompt, seed = record["prompt"], record.get("seed")
-      except (OSError, ValueError, KeyError, TypeError):
+    for path, record in provenance.sidecars(folder):
+      if "prompt" not in record:
         continue
+      prompt, seed = str(record["prompt"]), record.get("seed")
       waveform, rate_hz = files.read_audio(path)
       samples.append(
-        Sample(path.resolve().as_uri(), str(prompt), seed, waveform, rate_hz)
+        Sample(path.resolve().as_uri(), prompt, seed, waveform, rate_hz)
       )
   if not samples:
     raise errors.UserError(

@@ -26,6 +26,7 @@ from musiclm_jax.systems import (
   candidates,
   cascade,
   continuous_batching,
+  provenance,
   stage_lm,
   stage_windows,
 )
@@ -206,7 +207,7 @@ def write_manifest(
   lines = []
   for item in items:
     for path in item.paths:
-      found = generated_files.read_sidecar(path)
+      found = provenance.read_sidecar(path)
       if found is None or not generated_files.is_done(item, settings[item]):
         raise errors.UserError(
           f"{path} was made anew with other settings while this job ran: give "

@@ -20,7 +20,7 @@ from musiclm_jax.evaluation import (
   summary,
 )
 from musiclm_jax.systems import bundle as bundle_lib
-from musiclm_jax.systems import musiclm, stage_lm
+from musiclm_jax.systems import musiclm, provenance, stage_lm
 
 FILE_NAME = "evaluation.json"
 RECONSTRUCTIONS = "reconstructions"
@@ -181,10 +181,8 @@ def read_samples(folders: Sequence[str]) -> list[dict[str, Any]]:
   """Sidecars of generated files, each with its `path`, in name order."""
   found = []
   for folder in folders:
-    for sidecar in sorted(pathlib.Path(folder).glob("*.json")):
-      record = json.loads(sidecar.read_text())
-      path = sidecar.with_suffix(".wav")
-      if "prompt" in record and path.is_file():
+    for path, record in provenance.sidecars(folder):
+      if "prompt" in record:
         found.append({**record, "path": str(path)})
   return found
 

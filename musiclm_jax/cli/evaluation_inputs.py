@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation by prompts reads: prompts, reference clips, samples."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -12,6 +13,7 @@ from musiclm_jax.audio import files
 from musiclm_jax.cli import bulk, evaluation_jobs, prompt_files
 from musiclm_jax.core import errors
 from musiclm_jax.evaluation import clip_files, musiccaps, musiccaps_audio
+from musiclm_jax.systems import provenance
 
 _CORPUS_FILE = "dataset_info.json"
 # Names of what a prompt was written for, which reference clips are found by.
@@ -145,12 +147,14 @@ class Sample:
     text: that it was made for.
     source: what the text was written for, by column.
     about: its sidecar; empty where there is none.
+    take: which one of its text it is, those without a file included.
   """
 
   clip: clip_files.ClipFile
   text: str
   source: Mapping[str, str]
   about: Mapping[str, Any]
+  take: int = 0
 
 
 def read_samples(folders: Sequence[str], prompts: Prompts) -> list[Sample]:
@@ -167,16 +171,22 @@ def read_samples(folders: Sequence[str], prompts: Prompts) -> list[Sample]:
     UserError: if there is no file, or a text is missing.
   """
   found: dict[str, Sample] = {}
+  takes: dict[str, int] = collections.Counter()
   for folder in map(pathlib.Path, folders):
     if not folder.is_dir():
       raise errors.UserError(f"no folder of samples at {folder}")
     for sample in _of_folder(folder, prompts):
+      # Files that are missing count, so that takes are those of other runs.
+      take = takes[sample.text]
+      takes[sample.text] += 1
+      if not sample.clip.path.is_file():
+        continue
       name = sample.clip.name
       if name in found:
         raise errors.UserError(
           f"{name} is in two of --samples_dir: expected different names"
         )
-      found[name] = sample
+      found[name] = dataclasses.replace(sample, take=take)
   if not found:
     raise errors.UserError(
       f"no samples in {', '.join(map(str, folders))}: expected audio files "
@@ -208,25 +218,37 @@ def _of_folder(folder: pathlib.Path, prompts: Prompts) -> list[Sample]:
     path = folder / record.pop("file")
     source = dict(record.get("source") or {})
     text = source.get("caption") or record.get("prompt")
-    if isinstance(text, str) and path.is_file():
+    if isinstance(text, str):
       found.append(Sample(clip_files.of_path(path), text, source, record))
   return found
 
 
 def _records(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Sidecars with the name of their `file`, in the order of the manifest."""
+  """Sidecars with the name of their `file`, in the order of the manifest.
+
+  Raises:
+    UserError: if one is damaged; names it.
+  """
   manifest = folder / bulk.MANIFEST
-  try:
-    if manifest.is_file():
-      lines = manifest.read_text().splitlines()
-      return [json.loads(line) for line in lines if line.strip()]
-    records = []
-    for name in files.list_names(folder):
-      sidecar = (folder / name).with_suffix(".json")
-      if sidecar.is_file():
-        records.append({**json.loads(sidecar.read_text()), "file": name})
-  except (ValueError, TypeError) as error:
-    raise errors.UserError(f"damaged sidecar in {folder}: {error}") from error
+  if not manifest.is_file():
+    return [
+      {**record, "file": path.relative_to(folder).as_posix()}
+      for path, record in provenance.sidecars(folder)
+    ]
+  records = []
+  lines = manifest.read_text(encoding="utf-8", errors="replace").splitlines()
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError):
+      record = None
+    if not isinstance(record, dict) or not isinstance(record.get("file"), str):
+      raise errors.UserError(
+        f'{manifest}:{number}: expected a JSON object with a text "file"'
+      )
+    records.append(record)
   return records
 
 

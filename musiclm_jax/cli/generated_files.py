@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from musiclm_jax.audio import files
-from musiclm_jax.core import atomic_files
+from musiclm_jax.core import atomic_files, errors
 from musiclm_jax.systems import prompts as prompts_lib
+from musiclm_jax.systems import provenance
 
 # Of a sidecar, what is found out while its item is made.
 _FOUND = "candidate"
@@ -53,24 +54,13 @@ def paths(path: str | os.PathLike, keep: int) -> tuple[pathlib.Path, ...]:
   )
 
 
-def sidecar(path: pathlib.Path) -> pathlib.Path:
-  """Beside a WAV file."""
-  return path.with_suffix(".json")
-
-
-def read_sidecar(path: pathlib.Path) -> dict[str, Any] | None:
-  """What the sidecar of a WAV file says, or None if one of both is missing."""
-  try:
-    found = json.loads(sidecar(path).read_text())
-  except (FileNotFoundError, ValueError):
-    return None
-  return found if isinstance(found, dict) and path.is_file() else None
-
-
 def is_done(item: Item, settings: Mapping[str, Any]) -> bool:
   """Whether all files are there and were made with these settings."""
   for path in item.paths:
-    found = read_sidecar(path)
+    try:
+      found = provenance.read_sidecar(path)
+    except errors.UserError:  # it is written again
+      return False
     if found is None:
       return False
     found.pop(_FOUND, None)
@@ -81,13 +71,13 @@ def is_done(item: Item, settings: Mapping[str, Any]) -> bool:
 
 def write_sidecar(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
   """After the audio: a sidecar says that its file is whole."""
-  with atomic_files.written(sidecar(path)) as file:
+  with atomic_files.written(provenance.sidecar(path)) as file:
     file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
 def forget(path: pathlib.Path) -> None:
   """Before the audio: no sidecar speaks for a file that is being written."""
-  sidecar(path).unlink(missing_ok=True)
+  provenance.sidecar(path).unlink(missing_ok=True)
 
 
 def write(
@@ -98,8 +88,6 @@ def write(
   settings: Mapping[str, Any],
 ) -> None:
   """Writes audio and sidecar of a `candidates.Candidate`."""
-  from musiclm_jax.systems import provenance
-
   settings = dict(settings)
   if candidate.score is not None:
     settings[_FOUND] = {

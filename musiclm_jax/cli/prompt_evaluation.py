@@ -239,6 +239,7 @@ class _Run:
         {
           "file": name,
           "prompt": sample.text,
+          "take": sample.take,
           "seed": sample.about.get("seed"),
           "source": dict(sample.source),
           "reference": None if pair is None else pair.name,

@@ -2,6 +2,7 @@
 """Files of an evaluation by prompts: JSON, CSV and the page, out and in."""
 
 import csv
+import io
 import json
 import os
 import pathlib
@@ -9,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from musiclm_jax.cli import evaluation_inputs, evaluation_jobs
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 from musiclm_jax.evaluation import (
   evaluation_page,
   run_comparison,
   summary,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REPORT, COMPARISON = "prompt_evaluation.json", "comparison.json"
 METRICS_TABLE, ITEMS_TABLE = "metrics.csv", "items.csv"
 COMPARISON_TABLE = "comparison.csv"
@@ -70,15 +71,13 @@ def write_csv(
 ) -> None:
   """Writes a table; it appears whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
   with (
-    errors.naming(path),
-    open(scratch, "w", newline="", encoding="utf-8") as file,
+    atomic_files.written(path) as file,
+    io.TextIOWrapper(file, "utf-8", newline="") as text,
   ):
-    writer = csv.writer(file)
+    writer = csv.writer(text)
     writer.writerow(header)
     writer.writerows(rows)
-  os.replace(scratch, path)
 
 
 def write(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from musiclm_jax.core import csv_tables, errors
+from musiclm_jax.core import atomic_files, csv_tables, errors
 
 _CAPTION = "caption"
 # Columns of MusicCaps that say which clip a caption was written for.
@@ -181,8 +181,5 @@ def write(
   path: str | os.PathLike, records: Sequence[Mapping[str, Any]]
 ) -> None:
   """Writes records, perhaps with a `prompt` each, as JSON lines, atomically."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(f"{path.name}.{os.getpid()}.writing")
-  scratch.write_text("".join(json.dumps(record) + "\n" for record in records))
-  scratch.replace(path)
+  lines = [json.dumps(record) + "\n" for record in records]
+  atomic_files.write_text(path, "".join(lines))

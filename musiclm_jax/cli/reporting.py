@@ -10,6 +10,7 @@ from musiclm_jax.audio import files
 from musiclm_jax.cli import steps as steps_lib
 from musiclm_jax.core import errors
 from musiclm_jax.evaluation import curves, report, summary
+from musiclm_jax.systems import provenance
 
 RUNS = "models"
 SAMPLES = "samples"
@@ -19,18 +20,15 @@ _ORDER = ("soundstream", "w2v_bert", "mulan", "semantic", "coarse", "fine")
 
 def read_samples(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """`{'file', 'prompt', 'seconds', 'seed'}` of every sample."""
-  found = []
-  for sidecar in sorted((workdir / SAMPLES).glob("*.json")):
-    record = json.loads(sidecar.read_text())
-    found.append(
-      {
-        "file": f"{SAMPLES}/{sidecar.stem}.wav",
-        "prompt": record["prompt"],
-        "seconds": record["seconds"],
-        "seed": record["seed"],
-      }
-    )
-  return found
+  return [
+    {
+      "file": path.relative_to(workdir).as_posix(),
+      "prompt": record["prompt"],
+      "seconds": record["seconds"],
+      "seed": record["seed"],
+    }
+    for path, record in provenance.sidecars(workdir / SAMPLES)
+  ]
 
 
 def _reconstructions(folder: pathlib.Path) -> list[report.Reconstruction]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seams job: long items of a bundle to figures at seams, and memory."""
+"""The seams job: long items of a bundle to figures at seams, along the items
+(story score, drift, repetition), and memory."""
 
 import argparse
 import os
@@ -14,12 +15,17 @@ from musiclm_jax.audio import files
 from musiclm_jax.cli import prompt_files
 from musiclm_jax.core import errors, progress
 from musiclm_jax.evaluation import (
+  clip_files,
+  embedders,
+  hearing,
+  long_form_figures,
   mulan_consistency,
   report_figures,
   seams,
   summary,
 )
-from musiclm_jax.systems import cascade, musiclm, streaming
+from musiclm_jax.systems import audio_prompt, cascade, musiclm, streaming
+from musiclm_jax.systems import story as story_lib
 
 FILE_NAME = "seams.json"
 PLOT_NAME = "memory.svg"
@@ -81,13 +87,108 @@ def growth_bytes(memory: Sequence[tuple[float, int]]) -> int:
   return memory[-1][1] - max(first)
 
 
-def _texts(args: argparse.Namespace) -> list[str]:
+def _items(
+  args: argparse.Namespace,
+) -> tuple[list[str], list[story_lib.Story | None]]:
+  """What each item is told: its text, and its story if it has one."""
   texts = list(args.prompt)
   if args.prompts:
     texts += prompt_files.read(args.prompts)
+  stories = [story_lib.read(path) for path in args.story]
+  if stories and texts:
+    raise errors.UserError(
+      f"--story={args.story[0]} with a prompt: expected one of them"
+    )
+  if args.num_items < 1:
+    raise errors.UserError(f"--num_items={args.num_items}: expected >= 1")
+  told: list[Any] = [None] * len(texts)
+  if stories:
+    texts, told = [" / ".join(one.texts) for one in stories], stories
   if not texts:
-    raise errors.UserError("no prompt given: pass --prompt or --prompts")
-  return texts
+    raise errors.UserError(
+      "no prompt given: pass --prompt, --prompts or --story"
+    )
+  return texts * args.num_items, told * args.num_items
+
+
+def _read_reference(
+  folder: str, seconds: float
+) -> tuple[list[audio_prompt.AudioPrompt], dict[str, Any]]:
+  """The begins of real pieces, and what is said of them.
+
+  Raises:
+    UserError: if there is no folder, a file is no audio, or all are shorter.
+  """
+  pieces, short = [], []
+  for clip in clip_files.of_folder(folder):
+    waveform, rate_hz = clip.decode(clip.read())
+    if len(waveform) < round(seconds * rate_hz):
+      short.append(clip.name)
+      continue
+    waveform = waveform[: round(seconds * rate_hz)]
+    pieces.append(audio_prompt.AudioPrompt(waveform, rate_hz, clip.name))
+  if not pieces:
+    raise errors.UserError(
+      f"--reference={folder}: none of {len(short)} files has --seconds="
+      f"{seconds:g} of audio"
+    )
+  about = {"folder": folder, "num_files": len(pieces), "too_short": short}
+  return pieces, about
+
+
+def _heard(
+  system: musiclm.MusicLM,
+  listener: embedders.MuLan,
+  piece: audio_prompt.AudioPrompt,
+) -> long_form_figures.Heard:
+  """What the bundle's own networks hear in a piece, generated or real."""
+  waveform, rate_hz = piece.waveform, piece.sample_rate_hz
+  codes, _ = audio_prompt.encode(system, piece)
+  streams = (system.semantic_tokenizer.stream, system.codec.stream)
+  return long_form_figures.Heard(
+    waveform,
+    rate_hz,
+    listener.embed_audio_windows(waveform[None], rate_hz)[0],
+    listener.window_secs,
+    listener.hop_secs,
+    # Of acoustic codes the first codebook: all of them hardly ever repeat.
+    {s.name: (codes[s.name][0, :, 0], s.frame_rate_hz) for s in streams},
+  )
+
+
+def _told(
+  system: musiclm.MusicLM, story: story_lib.Story | None
+) -> long_form_figures.Told | None:
+  if story is None:
+    return None
+  return long_form_figures.Told(
+    system.mulan.embed_text(list(story.texts)),
+    [scene.at for scene in story.scenes],
+    [scene.at + scene.transition_secs for scene in story.scenes],
+  )
+
+
+def _long_form(
+  system: musiclm.MusicLM,
+  pieces: Sequence[audio_prompt.AudioPrompt],
+  stories: Sequence[story_lib.Story | None],
+) -> dict[str, Any]:
+  """Figures along pieces: means, those of each, and what is missing."""
+  listener = embedders.MuLan(system.mulan)
+  rows, missing = [], {}
+  bar = progress.Progress("listen", len(pieces), unit="item")
+  for piece, story in zip(pieces, stories):
+    heard = _heard(system, listener, piece)
+    figures, lacks = long_form_figures.of_piece(heard, _told(system, story))
+    rows.append(figures)
+    missing |= {name: f"{piece.name}: {why}" for name, why in lacks.items()}
+    bar.update(1)
+  return {
+    "listener": hearing.describe(listener, hearing.EMBED),
+    "figures": long_form_figures.over_pieces(rows),
+    "items": rows,
+    "not_computed": missing,
+  }
 
 
 def run(args: argparse.Namespace) -> None:
@@ -96,13 +197,13 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     UserError: for bad inputs, or items so short that nothing joins.
   """
-  texts = _texts(args)
+  texts, stories = _items(args)
   system = musiclm.MusicLM.load(args.bundle).with_acoustic(args.acoustic)
-  folder = pathlib.Path(args.output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
   requests = [
     system.request(text, args.seconds, args.seed + index)
-    for index, text in enumerate(texts)
+    if story is None
+    else story_lib.request(system, story, args.seconds, args.seed + index)
+    for index, (text, story) in enumerate(zip(texts, stories))
   ]
   places: dict[str, list[tuple[float, ...]]] = {}
   for request in requests:
@@ -112,6 +213,11 @@ def run(args: argparse.Namespace) -> None:
     raise errors.UserError(
       f"--seconds={args.seconds:g}: nothing joins in items so short"
     )
+  real, about_real = [], {}
+  if args.reference:
+    real, about_real = _read_reference(args.reference, args.seconds)
+  folder = pathlib.Path(args.output_dir)
+  folder.mkdir(parents=True, exist_ok=True)
   bar = progress.Progress("seams", len(texts), unit="item")
   rate_hz = system.codec.sample_rate_hz
   started = time.perf_counter()
@@ -123,9 +229,11 @@ def run(args: argparse.Namespace) -> None:
     memories.append(memory)
     firsts.append(first_secs)
   secs = time.perf_counter() - started
-  scores = [_scorer(system, text) for text in texts]
+  # The text changes along a story; its score is a figure of the long form.
+  scores = None if args.story else [_scorer(system, text) for text in texts]
   found: dict[str, Any] = {
     "prompts": texts,
+    "stories": [one.to_list() for one in stories if one is not None],
     "seconds": args.seconds,
     "seed": args.seed,
     "acoustic": args.acoustic,
@@ -143,6 +251,16 @@ def run(args: argparse.Namespace) -> None:
         "num_seams": sum(map(len, rows)),
         **{key: figure.to_dict() for key, figure in figures.items()},
       }
+  made = [
+    audio_prompt.AudioPrompt(waveform, rate_hz, f"{index:03d}.wav")
+    for index, waveform in enumerate(waveforms)
+  ]
+  found["long_form"] = _long_form(system, made, stories)
+  if real:
+    found["long_form_reference"] = {
+      **about_real,
+      **_long_form(system, real, [None] * len(real)),
+    }
   summary.write_summary(folder / FILE_NAME, found)
   curves = {
     f"item {index}": [(at, held / _MEGABYTE) for at, held in memory]
@@ -172,8 +290,18 @@ def table(found: dict[str, Any]) -> str:
         f"| {figure['seams']['mean']:.3f} | {figure['inside']['mean']:.3f} "
         f"| {more['mean']:.3f} ({more['low']:.3f} to {more['high']:.3f}) |"
       )
+  columns = {
+    title: found[name]["figures"]
+    for title, name in (
+      ("generated", "long_form"),
+      ("reference", "long_form_reference"),
+    )
+    if name in found
+  }
+  lines += ["", long_form_figures.table(columns), ""]
+  for name, why in found["long_form"]["not_computed"].items():
+    lines.append(f"{name} was not computed: {why}")
   growth = max(found["growth_bytes"]) / _MEGABYTE
-  lines.append("")
   lines.append(
     f"{found['real_time_factor']:.2f} s of audio per second; first audio after "
     f"{found['first_audio_secs'][0]:.1f} s; memory grew by {growth:.0f} MiB "

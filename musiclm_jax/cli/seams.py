@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes long items and listens where their windows join.
+"""Makes long items and listens where their windows join, and along them.
 
 Items are streamed, one after the other, with the process's memory noted at
 each piece. Then flux, level and text score at the seams of each stage stand
-beside those inside windows: seams.json, memory.svg and the WAV files.
+beside those inside windows; and of whole items the fit to the prompt of a
+story that is active, drift, drift of level, and repetition: seams.json,
+memory.svg and the WAV files.
 """
 
 import argparse
@@ -12,7 +14,9 @@ EPILOG = """example:
   musiclm seams --bundle=runs/quickstart/bundle --prompts=prompts.txt \\
     --seconds=60 --output_dir=runs/seams
   musiclm seams --bundle=runs/quickstart/bundle --seconds=300 \\
-    --prompt="A gentle solo flute." --output_dir=runs/five_minutes"""
+    --prompt="A gentle solo flute." --output_dir=runs/five_minutes
+  musiclm seams --bundle=runs/quickstart/bundle --story=story.yaml \
+    --num_items=4 --seconds=90 --reference=real_music --output_dir=runs/story"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--prompt", action="append", default=[], help="a text; repeatable"
   )
   parser.add_argument("--prompts", help="file with one text per line, or JSONL")
+  parser.add_argument(
+    "--story",
+    action="append",
+    default=[],
+    help="a file of timed prompts, in place of --prompt; repeatable",
+  )
+  parser.add_argument(
+    "--num_items",
+    type=int,
+    default=1,
+    help="items of each prompt or story, of different seeds (default: 1)",
+  )
+  parser.add_argument(
+    "--reference",
+    default="",
+    help="folder of real music at least as long, to stand beside the items",
+  )
   parser.add_argument(
     "--seconds", type=float, default=60.0, help="of each (default: %(default)s)"
   )

@@ -37,3 +37,11 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
   except BaseException:
     os.unlink(scratch)
     raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes UTF-8 text as `written` does; the folder is made if needed."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with written(path) as file:
+    file.write(text.encode("utf-8"))

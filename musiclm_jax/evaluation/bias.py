@@ -6,6 +6,7 @@ item counts once: its names share its weight. Items without a name are counted
 apart and left out of the shares.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -140,8 +141,8 @@ def compare(
     What `describe` returns, 'generated' like 'corpus', and 'total_variation':
     'mean' (of the items as they are), 'low', 'high' (95 %), 'chance' and
     'chance_high', mean and 97.5 % quantile of the distance of as many clips
-    drawn from the corpus itself, and 'above_chance', whether 'mean' is above
-    the latter.
+    drawn from the corpus itself, in groups like theirs, and 'above_chance',
+    whether 'mean' is above the latter.
 
   Raises:
     ValueError: if a side has no item with a name.
@@ -152,10 +153,8 @@ def compare(
     generated, names, num_resamples, seed + 1
   )
   # Few items are never spread like many, even where all come from one place.
-  generator = np.random.default_rng(seed + 2)
   rows = corpus.table(names)
-  rows = rows[rows.sum(1) > 0]
-  drawn = generator.integers(0, len(rows), (num_resamples, generated.num_named))
+  drawn = _drawn_like(corpus, generated, num_resamples, seed + 2)
   chance = total_variation(rows[drawn].mean(1), whole)
   distance = float(total_variation(whole, other))
   # Redrawn sides are farther apart than the ones they are drawn from: what the
@@ -174,6 +173,35 @@ def compare(
       "above_chance": distance > high,
     },
   }
+
+
+def _drawn_like(
+  corpus: Facet, generated: Facet, num_resamples: int, seed: int
+) -> np.ndarray:
+  """Items of the corpus in groups like those of what was made.
+
+  In place of each group comes a work of the corpus, chosen by how many items
+  it has, and items of that work in place of those of the group: items of a
+  group are alike on both sides.
+
+  Returns:
+    int64 `[draws, generated items with a name]`, places in the corpus.
+  """
+  named = np.flatnonzero([bool(one) for one in corpus.names])
+  _, work = np.unique(
+    np.asarray(corpus.groups, str)[named], return_inverse=True
+  )
+  places = named[np.argsort(work, kind="stable")]
+  counts = np.bincount(work)
+  starts = np.cumsum(counts) - counts
+  sizes = collections.Counter(
+    group for group, one in zip(generated.groups, generated.names) if one
+  )
+  generator = np.random.default_rng(seed)
+  chosen = generator.integers(0, len(named), (num_resamples, len(sizes)))
+  chosen = np.repeat(work[chosen], list(sizes.values()), axis=1)
+  within = generator.random(chosen.shape) * counts[chosen]
+  return places[starts[chosen] + within.astype(int)]
 
 
 def top_names(scores: np.ndarray, names: Sequence[str]) -> list[tuple[str]]:

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from musiclm_jax.core import atomic_files
 from musiclm_jax.evaluation import report_page as html
 
 _MAX_ROWS = 24
@@ -54,10 +55,7 @@ def write(path: str | os.PathLike, report: Mapping[str, Any]) -> pathlib.Path:
   if report["samples"]:
     parts.append(_samples(report["samples"]))
   parts.append("</main>")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_suffix(".writing")
-  scratch.write_text(html.page("Bias card", *parts), encoding="utf-8")
-  scratch.replace(path)
+  atomic_files.write_text(path, html.page("Bias card", *parts))
   return path
 
 

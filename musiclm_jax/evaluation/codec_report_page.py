@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musiclm_jax.audio import files
+from musiclm_jax.core import atomic_files
 from musiclm_jax.evaluation import codec_report
 from musiclm_jax.evaluation import report_figures as figures
 from musiclm_jax.evaluation import report_page as html
@@ -66,10 +67,9 @@ def write(
   # Of an earlier report only: the folder is whatever the user named.
   for old in audio.glob("[0-9]*_[0-9][0-9]*_*.wav"):
     old.unlink()
-  (directory / "report.json").write_text(
-    json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
-  )
-  (directory / "report.csv").write_text(codec_report.to_csv(report))
+  text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+  atomic_files.write_text(directory / "report.json", text)
+  atomic_files.write_text(directory / "report.csv", codec_report.to_csv(report))
   rate_hz = report["codec"]["sample_rate_hz"]
   sections = []
   for index, (name, entry) in enumerate(report["sets"].items()):
@@ -96,9 +96,7 @@ def write(
     f"<main>{''.join(sections)}{_definitions(report)}</main>",
   )
   path = directory / "index.html"
-  scratch = path.with_suffix(".writing")
-  scratch.write_text(text, encoding="utf-8")
-  scratch.replace(path)
+  atomic_files.write_text(path, text)
   return path
 
 

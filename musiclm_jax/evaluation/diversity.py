@@ -8,7 +8,7 @@ clips.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -148,40 +148,6 @@ def diversity(
       f"distances of shape {distances.shape}: expected [clips, clips]"
     )
   parts = [distances[np.ix_(rows, rows)] for rows in _members(groups, count)]
-  return _of_parts(parts, groups is not None, num_resamples, seed)
-
-
-def diversity_of(
-  items: np.ndarray,
-  measure: Callable[[np.ndarray], np.ndarray],
-  groups: Sequence[Any] | None = None,
-  max_items: int = 2000,
-  num_resamples: int = 1000,
-  seed: int = 0,
-) -> Diversity:
-  """`diversity` of any number of clips, in bounded memory.
-
-  Args:
-    items: `[clips, ...]`, embeddings or codes.
-    measure: `cosine_distances`, `token_distances` or `unigram_distances`.
-    groups: as in `diversity`; pairs of different groups are never made.
-    max_items: clips that are compared with each other; where there are more,
-      a random part stands for all.
-    num_resamples: bootstrap draws.
-    seed: of the draws.
-
-  Raises:
-    ValueError: as `diversity` and `measure`, or if `max_items` is below 2.
-  """
-  if max_items < 2:
-    raise ValueError(f"max_items={max_items}: expected at least 2")
-  items = np.asarray(items)
-  generator = np.random.default_rng(seed)
-  parts = []
-  for rows in _members(groups, len(items)):
-    if len(rows) > max_items:
-      rows = np.sort(generator.permutation(rows)[:max_items])
-    parts.append(measure(items[rows]))
   return _of_parts(parts, groups is not None, num_resamples, seed)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 
 SHARD_SIZE = 256
 _HEADER = "store.json"
@@ -71,7 +71,8 @@ class EmbeddingStore:
     )
     self._folder.mkdir(parents=True, exist_ok=True)
     self._check_header(json.loads(json.dumps(dict(about))))
-    for scratch in self._folder.glob(".*.writing"):
+    # Of shards, whose names are hashes.
+    for scratch in self._folder.glob(".[0-9a-f]*.writing"):
       owner = scratch.name.split(".")[-2]
       if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
         scratch.unlink(missing_ok=True)  # Its process was killed.
@@ -93,9 +94,7 @@ class EmbeddingStore:
           f"{self._folder} holds embeddings of {found}: expected {about}"
         )
       return
-    scratch = path.with_name(f".{_HEADER}.{os.getpid()}.writing")
-    scratch.write_text(json.dumps(about, indent=2) + "\n")
-    scratch.replace(path)
+    atomic_files.write_text(path, json.dumps(about, indent=2) + "\n")
 
   def __contains__(self, key: str) -> bool:
     return key in self._places or key in self._pending

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from musiclm_jax.core import atomic_files
 from musiclm_jax.evaluation import (
   evaluation_clips,
   evaluation_tables,
@@ -75,10 +76,7 @@ def write(
     ),
     "</main>",
   )
-  page.parent.mkdir(parents=True, exist_ok=True)
-  scratch = page.with_name(f".{page.name}.{os.getpid()}.writing")
-  scratch.write_text(text, encoding="utf-8")
-  scratch.replace(page)
+  atomic_files.write_text(page, text)
   return page
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from musiclm_jax.evaluation import bootstrap, gaussian_statistics
+from musiclm_jax.evaluation import gaussian_statistics
 
 # Fewer vectors have a bias that a line in 1/n no longer describes.
 DEFAULT_SMALLEST_SIZE = 500
@@ -46,55 +46,6 @@ def frechet_distance(
   return _Reference(_statistics("reference", reference, diagonal)).distance(
     _statistics("evaluated", evaluated, diagonal)
   )
-
-
-def interval(
-  reference: _Vectors,
-  evaluated: np.ndarray,
-  groups: Sequence[Any] | None = None,
-  *,
-  num_resamples: int = 200,
-  confidence: float = 0.95,
-  seed: int = 0,
-  diagonal: bool = False,
-) -> bootstrap.Interval:
-  """FAD with a bootstrap interval over evaluated clips.
-
-  A draw with replacement holds fewer different clips, which adds to the bias
-  of FAD: all draws lie too high. So their deviations from their own mean are
-  set around the value. The interval is that of FAD at this number of clips;
-  the bias of the value itself stays.
-
-  Args:
-    reference: as in `frechet_distance`; it is not drawn again.
-    evaluated: float `[vectors, dim]`.
-    groups: the clip of each vector; by default each is one of its own.
-    num_resamples: draws.
-    confidence: share of draws inside the interval, in (0, 1).
-    seed: of the draws.
-    diagonal: as in `frechet_distance`.
-
-  Raises:
-    ValueError: as `frechet_distance`, or if lengths of groups differ.
-  """
-  against = _Reference(_statistics("reference", reference, diagonal))
-  evaluated = gaussian_statistics.check_vectors("evaluated", evaluated, 2)
-  groups = np.arange(len(evaluated)) if groups is None else np.asarray(groups)
-  if len(groups) != len(evaluated):
-    raise ValueError(f"{len(groups)} groups: expected {len(evaluated)}")
-  value = against.distance(_statistics("evaluated", evaluated, diagonal))
-  draws = []
-  for weights in bootstrap.resample_groups(
-    groups.astype(str), num_resamples, seed
-  ):
-    drawn = np.repeat(evaluated, weights.astype(int), axis=0)
-    if len(drawn) > 1:
-      draws.append(against.distance(_statistics("", drawn, diagonal)))
-  draws = np.array(draws)
-  found = bootstrap.percentile_interval(
-    value, draws - draws.mean() + value, confidence
-  )
-  return found._replace(low=max(found.low, 0.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ everything gives.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -133,28 +133,6 @@ class GaussianStatistics:
     if self.is_diagonal:
       return self
     return GaussianStatistics(self.count, self.mean, np.diag(self.scatter))
-
-  def to_arrays(self) -> dict[str, np.ndarray]:
-    """As arrays for a file (`np.savez`); `from_arrays` reads them."""
-    return {
-      "count": np.asarray(self.count, np.int64),
-      "mean": self.mean,
-      "scatter": self.scatter,
-    }
-
-  @classmethod
-  def from_arrays(
-    cls, arrays: Mapping[str, np.ndarray]
-  ) -> "GaussianStatistics":
-    """From what `to_arrays` gave.
-
-    Raises:
-      ValueError: if one is missing or they do not fit.
-    """
-    missing = {"count", "mean", "scatter"} - set(arrays)
-    if missing:
-      raise ValueError(f"statistics without {sorted(missing)}")
-    return cls(int(arrays["count"]), arrays["mean"], arrays["scatter"])
 
 
 def check_vectors(

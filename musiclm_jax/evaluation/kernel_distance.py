@@ -25,26 +25,6 @@ _BLOCK = 2048
 _NUM_BINS = 1 << 16
 
 
-def kernel_distance(
-  reference: np.ndarray, evaluated: np.ndarray, bandwidth: float | None = None
-) -> float:
-  """KAD of two sets.
-
-  Args:
-    reference: float `[reference vectors >= 2, dim]`.
-    evaluated: float `[vectors >= 2, dim]`.
-    bandwidth: s; by default `median_distance(reference)`.
-
-  Returns:
-    In [-100, 200].
-
-  Raises:
-    ValueError: if shapes do not fit, a vector is not finite, or the bandwidth
-      is not above 0 (where most reference vectors are equal).
-  """
-  return estimate(reference, evaluated, bandwidth).value
-
-
 @dataclasses.dataclass(frozen=True)
 class KernelEstimate:
   """KAD with what its size is to be judged by.
@@ -83,15 +63,20 @@ def estimate(
   """KAD with its standard error.
 
   Args:
-    reference: as in `kernel_distance`.
-    evaluated: as in `kernel_distance`.
-    bandwidth: as in `kernel_distance`.
+    reference: float `[reference vectors >= 2, dim]`.
+    evaluated: float `[vectors >= 2, dim]`.
+    bandwidth: s; by default `median_distance(reference)`.
     reference_groups: the clip or work of each reference vector: vectors of one
       are alike, and without this the error comes out too small.
     evaluated_groups: of each evaluated vector.
 
+  Returns:
+    The value is in [-100, 200].
+
   Raises:
-    ValueError: as `kernel_distance`, or if lengths of groups differ.
+    ValueError: if shapes do not fit, a vector is not finite, the bandwidth is
+      not above 0 (where most reference vectors are equal), or lengths of
+      groups differ.
   """
   reference = gaussian_statistics.check_vectors("reference", reference, 2)
   evaluated = gaussian_statistics.check_vectors("evaluated", evaluated, 2)

@@ -13,9 +13,6 @@ has its own sigmoid, and those are divided by their sum: a distribution over
 what is heard, blind to how much is heard in all.
 """
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 
 EPSILON = 1e-6
@@ -87,41 +84,3 @@ def kl_divergence(
     evaluated = np.logaddexp(evaluated, np.log(epsilon))
   divergence = (np.exp(reference) * (reference - evaluated)).sum(-1)
   return divergence if divergence.ndim == 1 else divergence.mean(1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Divergences:
-  """Both directions, float64 `[clips]` in nats.
-
-  Attributes:
-    reference_to_evaluated: KL(reference || evaluated); the one called KLD.
-    evaluated_to_reference: KL(evaluated || reference).
-    total: their sum.
-  """
-
-  reference_to_evaluated: np.ndarray
-  evaluated_to_reference: np.ndarray
-  total: np.ndarray
-
-  def means(self) -> dict[str, float]:
-    """Over clips, by name."""
-    return {
-      field.name: float(getattr(self, field.name).mean())
-      for field in dataclasses.fields(self)
-    }
-
-
-def both_directions(
-  reference_logits: np.ndarray,
-  evaluated_logits: np.ndarray,
-  multi_label: bool,
-  **options: Any,
-) -> Divergences:
-  """Both directions and their sum; arguments as `kl_divergence`."""
-  there = kl_divergence(
-    reference_logits, evaluated_logits, multi_label, **options
-  )
-  back = kl_divergence(
-    evaluated_logits, reference_logits, multi_label, **options
-  )
-  return Divergences(there, back, there + back)

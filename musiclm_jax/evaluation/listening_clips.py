@@ -18,6 +18,7 @@ import soundfile
 
 from musiclm_jax.audio import files, loudness, uploads
 from musiclm_jax.core import errors
+from musiclm_jax.systems import provenance
 
 CAPTIONS_NAME = "captions.jsonl"
 LIMITS = uploads.Limits(max_bytes=256 << 20, max_secs=600.0)
@@ -60,11 +61,7 @@ def read_captions(path: str | os.PathLike) -> dict[str, str]:
 
 def _sidecar_prompt(path: pathlib.Path) -> str | None:
   """The text that `musiclm generate` wrote beside a file."""
-  try:
-    content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-  except (OSError, ValueError):
-    return None
-  prompt = content.get("prompt") if isinstance(content, dict) else None
+  prompt = (provenance.read_sidecar(path) or {}).get("prompt")
   return prompt.strip() if isinstance(prompt, str) else None
 
 

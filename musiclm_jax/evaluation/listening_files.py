@@ -13,7 +13,7 @@ import os
 import pathlib
 from typing import Any
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 
 FORMAT_VERSION = 1
 PUBLIC_DIR = "public"
@@ -123,10 +123,7 @@ def clip_path(test_dir: str | os.PathLike, name: str) -> pathlib.Path:
 def write_json(path: str | os.PathLike, content: Any) -> None:
   """Writes JSON, whole or not at all."""
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(path.name + ".writing")
-  scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-  scratch.replace(path)
+  atomic_files.write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write(test_dir: str | os.PathLike, test: Test, key: Key) -> None:

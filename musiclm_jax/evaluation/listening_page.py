@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from musiclm_jax.core import atomic_files
 from musiclm_jax.evaluation import report_page as html
 
 _NUM_TEXTS = 5
@@ -264,7 +265,5 @@ def write(
     ("listening.md", table(scores)),
     ("index.html", page(scores, title, question)),
   ):
-    scratch = folder / f"{name}.writing"
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(folder / name)
+    atomic_files.write_text(folder / name, text)
   return folder / "index.html"

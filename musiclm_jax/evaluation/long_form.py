@@ -10,11 +10,10 @@ length.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from musiclm_jax.evaluation import bootstrap, text_score
+from musiclm_jax.evaluation import text_score
 
 
 def active_prompts(
@@ -207,18 +206,6 @@ def level_drift_db(waveform: np.ndarray, sample_rate_hz: float) -> float:
   # Silence is -100 dB here, so that the slope stays finite.
   levels = 10 * np.log10((blocks**2).mean(1) + 1e-10)
   return float(np.polyfit(np.arange(count) / 60.0, levels, 1)[0])
-
-
-def mean_interval_of(
-  scores: Sequence[Any], name: str, seed: int = 0
-) -> bootstrap.Interval:
-  """Mean over pieces of one attribute of `StoryScore` or `Drift`.
-
-  Raises:
-    ValueError: if there is no piece or a value is not finite.
-  """
-  values = np.array([getattr(one, name) for one in scores])
-  return bootstrap.mean_interval(values, seed=seed)
 
 
 def _after_begin(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from musiclm_jax.audio import files
+from musiclm_jax.core import atomic_files
 from musiclm_jax.evaluation import chroma_similarity
 from musiclm_jax.evaluation import report_figures as figures
 from musiclm_jax.evaluation import report_page as html
@@ -135,10 +136,7 @@ def write(
     ),
     "</main>",
   )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_suffix(".writing")
-  scratch.write_text(text, encoding="utf-8")
-  scratch.replace(path)
+  atomic_files.write_text(path, text)
   return path
 
 

@@ -220,6 +220,5 @@ def write(
     ),
     "</main>",
   )
-  with atomic_files.written(path) as file:
-    file.write(text.encode())
+  atomic_files.write_text(path, text)
   return path

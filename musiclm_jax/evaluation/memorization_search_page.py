@@ -125,6 +125,5 @@ def write(
     f'<div class="stack">{"".join(_card(one, page) for one in shown)}</div>'
     "</main>",
   )
-  with atomic_files.written(page) as file:
-    file.write(text.encode())
+  atomic_files.write_text(page, text)
   return page

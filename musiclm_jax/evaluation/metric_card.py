@@ -30,7 +30,7 @@ class MetricCard:
   """A metric's value and what it was made with.
 
   Attributes:
-    metric: its name; with an embedder as `named` gives it.
+    metric: its name; with an embedder as `prompt_results.title` gives it.
     value: the number; NaN where there is none.
     low: lower end of its interval, NaN if it has none.
     high: upper end.
@@ -132,10 +132,6 @@ class MetricCard:
     content["coverage"] = self.coverage
     return {"format_version": FORMAT_VERSION, **content}
 
-  def to_json(self) -> str:
-    """As JSON text; `from_json` reads it."""
-    return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
-
   @classmethod
   def from_dict(cls, content: Mapping[str, Any]) -> "MetricCard":
     """From what `to_dict` gave.
@@ -164,26 +160,6 @@ class MetricCard:
       return cls(**content)
     except (TypeError, ValueError) as error:
       raise errors.UserError(f"damaged metric card: {error}") from error
-
-  @classmethod
-  def from_json(cls, text: str) -> "MetricCard":
-    """From what `to_json` gave.
-
-    Raises:
-      UserError: if it is no JSON object, or as `from_dict`.
-    """
-    try:
-      content = json.loads(text)
-    except ValueError as error:
-      raise errors.UserError(f"damaged metric card: {error}") from error
-    if not isinstance(content, dict):
-      raise errors.UserError("damaged metric card: expected a JSON object")
-    return cls.from_dict(content)
-
-
-def named(metric: str, embedder: str) -> str:
-  """'FAD (mulan)': which embedder a distance is of belongs to its name."""
-  return f"{metric} ({embedder})"
 
 
 def differing_fields(first: MetricCard, second: MetricCard) -> tuple[str, ...]:

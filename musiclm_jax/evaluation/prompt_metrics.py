@@ -120,6 +120,8 @@ def _timed(
   notes: list[str],
 ) -> _Results:
   """Results with their times; what cannot be computed is noted."""
+  # Outside the block: a false name is a fault, not a number that is missing.
+  name = prompt_results.title(listener, metric)
   begun = time.monotonic()
   try:
     for result in compute(listener, store, material):
@@ -130,7 +132,6 @@ def _timed(
   except _NotComputed as error:
     notes.append(str(error))
   except ValueError as error:
-    name = prompt_results.title(listener, metric)
     notes.append(f"{name} was not computed: {error}")
 
 

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from musiclm_jax.core import protocols
-from musiclm_jax.evaluation import bootstrap, hearing, metric_card
+from musiclm_jax.evaluation import (
+  bootstrap,
+  hearing,
+  metric_card,
+  published_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +65,13 @@ class Result:
 
 
 def title(listener: protocols.Listener, metric: str) -> str:
-  """What a metric may be called: by the published weights, if it is them."""
-  published = listener.published_as
+  """What a metric may be called: by the published weights, if it is them.
+
+  Raises:
+    ValueError: if the listener claims a name that its weights do not have.
+  """
   if metric == "text":
+    published = published_weights.short_name(listener)
     if listener.name == "mulan":
       return "MCC"
     return f"{published} score" if published else f"Text ({listener.name})"
@@ -74,7 +83,7 @@ def title(listener: protocols.Listener, metric: str) -> str:
     "diversity": "Diversity",
     "song_fad": "FAD per song",
   }[metric]
-  return f"{short}_{published}" if published else f"{short} ({listener.name})"
+  return published_weights.metric_name(short, listener)
 
 
 def make(

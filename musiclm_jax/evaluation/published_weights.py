@@ -31,6 +31,21 @@ def find(fingerprint: str) -> str | None:
   return PUBLISHED.get(fingerprint)
 
 
+def short_name(listener: protocols.Listener) -> str | None:
+  """The short name that a listener has a right to, or None.
+
+  Raises:
+    ValueError: if it claims another one than its fingerprint has.
+  """
+  known = find(listener.fingerprint)
+  if listener.published_as != known:
+    raise ValueError(
+      f"published_as={listener.published_as!r} of {listener.name!r}: expected "
+      f"{known!r}, the name of weights with fingerprint {listener.fingerprint}"
+    )
+  return known
+
+
 def metric_name(metric: str, listener: protocols.Listener) -> str:
   """What a metric made with a listener is called.
 
@@ -42,13 +57,7 @@ def metric_name(metric: str, listener: protocols.Listener) -> str:
     Such as 'FAD_VGG' for published weights, else such as 'FAD (mulan)'.
 
   Raises:
-    ValueError: if the listener claims a short name that its fingerprint does
-      not have.
+    ValueError: as `short_name`.
   """
-  known = find(listener.fingerprint)
-  if listener.published_as != known:
-    raise ValueError(
-      f"published_as={listener.published_as!r} of {listener.name!r}: expected "
-      f"{known!r}, the name of weights with fingerprint {listener.fingerprint}"
-    )
+  known = short_name(listener)
   return f"{metric} ({listener.name})" if known is None else f"{metric}_{known}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from musiclm_jax.audio import files
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 from musiclm_jax.evaluation import report_figures as figures
 from musiclm_jax.evaluation import report_page as html
 from musiclm_jax.evaluation import report_sections
@@ -126,9 +126,7 @@ def write_report(
     f"<main>{''.join(sections)}</main>",
   )
   path = directory / "index.html"
-  scratch = path.with_suffix(".writing")
-  scratch.write_text(text, encoding="utf-8")
-  scratch.replace(path)
+  atomic_files.write_text(path, text)
   return path
 
 

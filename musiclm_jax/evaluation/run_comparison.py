@@ -52,14 +52,11 @@ class Run:
 
 
 def item_keys(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-  """What items of runs are paired by: the prompt, and which clip of it."""
-  seen: dict[str, int] = {}
-  keys = []
-  for item in items:
-    text = item["prompt"]
-    keys.append((text, seen.get(text, 0)))
-    seen[text] = seen.get(text, 0) + 1
-  return keys
+  """What items of runs are paired by: the prompt, and which clip of it.
+
+  Clips that were left out count, so that those behind them keep their pairs.
+  """
+  return [(item["prompt"], item["take"]) for item in items]
 
 
 def compare(runs: Sequence[Run]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from musiclm_jax.audio import blocks, files
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 from musiclm_jax.evaluation import report_page as html
 from musiclm_jax.systems import audio_index
 
@@ -142,7 +142,5 @@ def write(
     f'<dl class="facts">{cells}</dl></header>',
     f'<main><div class="grid">{"".join(cards)}</div></main>',
   )
-  scratch = page.with_name(page.name + ".writing")
-  scratch.write_text(text, encoding="utf-8")
-  scratch.replace(page)
+  atomic_files.write_text(page, text)
   return page

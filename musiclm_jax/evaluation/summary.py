@@ -13,11 +13,10 @@ import pathlib
 import platform
 import resource
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 
 FILE_NAME = "summary.json"
 FORMAT_VERSION = 1
@@ -108,27 +107,14 @@ def build_summary(
 
 
 def write_summary(path: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-  """Writes the summary atomically (a file beside it, then a rename).
+  """Writes the summary, whole or not at all.
 
   Args:
     path: the file; its folder is made if needed.
     summary: JSON-compatible; NaN and Inf become null.
   """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
-  handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-  try:
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    # mkstemp makes private files; the summary is as public as its folder.
-    os.chmod(scratch, 0o644)
-    os.replace(scratch, path)
-  except BaseException:
-    pathlib.Path(scratch).unlink(missing_ok=True)
-    raise
+  atomic_files.write_text(path, text)
 
 
 def read_summary(path: str | os.PathLike) -> dict[str, Any]:

@@ -3,16 +3,13 @@
 
 CLAP score with CLAP's embeddings, MCC with MuLan's (there with 10 s windows);
 any pair of towers with one space will do. In [-1, 1], higher is better, no
-absolute scale: numbers of two embedders do not compare. So `consistency` sets
-the same audio against OTHER texts beside it.
+absolute scale: numbers of two embedders do not compare. So the score of the
+same audio with OTHER texts stands beside it (`prompt_metrics.py`).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-
-from musiclm_jax.evaluation import mulan_consistency
 
 # Mean of the cosines of windows: MCC of 30 s in MusicRL (arXiv 2402.04229).
 MEAN_OF_COSINES = "mean of the windows' cosines"
@@ -89,49 +86,6 @@ def pooled_audio(
       "clip and one dimension"
     )
   return np.stack(rows)
-
-
-def consistency(
-  text_embeddings: np.ndarray,
-  audio_embeddings: np.ndarray | Sequence[np.ndarray],
-  texts: Sequence[str] | None = None,
-  pooling: str = MEAN_OF_COSINES,
-  num_resamples: int = 2000,
-  seed: int = 0,
-) -> dict[str, Any]:
-  """Scores with own and with other texts; see `mulan_consistency`.
-
-  Args:
-    text_embeddings: as in `text_scores`, of at least 2 clips.
-    audio_embeddings: as in `text_scores`.
-    texts: of the clips, where some are equal.
-    pooling: as in `text_scores`.
-    num_resamples: bootstrap draws over clips.
-    seed: of draws and of the other texts.
-
-  Returns:
-    'matched', 'shuffled' and 'difference', each {'mean', 'low', 'high'} at
-    95 %, 'num_items' and 'scores': those of each clip with its own text.
-
-  Raises:
-    ValueError: as `text_scores`, or if no clip can get another's text.
-  """
-  scores = text_scores(text_embeddings, audio_embeddings, pooling)
-  texts = list(map(str, range(len(scores)) if texts is None else texts))
-  if len(texts) != len(scores) or len(scores) < 2:
-    raise ValueError(
-      f"{len(texts)} texts, {len(scores)} clips: expected equally many, at "
-      "least 2"
-    )
-  text = unit(np.asarray(text_embeddings, np.float64))
-  pooled = pooled_audio(audio_embeddings, pooling)
-  figures = mulan_consistency.matched_and_shuffled(
-    lambda order: np.einsum("id,id->i", text[order], pooled),
-    texts,
-    num_resamples=num_resamples,
-    seed=seed,
-  )
-  return {**figures, "scores": scores.tolist()}
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

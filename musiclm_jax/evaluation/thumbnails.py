@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib import image
 
+from musiclm_jax.core import atomic_files
 from musiclm_jax.evaluation import log_mel
 
 WIDTH, HEIGHT = 256, 64
@@ -46,12 +47,11 @@ def write(
   """Writes the picture; it appears whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  scratch = path.with_name(f".{path.name}.{os.getpid()}.writing")
-  image.imsave(
-    scratch,
-    pixels(waveform, sample_rate_hz),
-    format="jpeg",
-    # A few kilobytes; as a PNG it would be ten times that.
-    pil_kwargs={"quality": _QUALITY},
-  )
-  os.replace(scratch, path)
+  with atomic_files.written(path) as file:
+    image.imsave(
+      file,
+      pixels(waveform, sample_rate_hz),
+      format="jpeg",
+      # A few kilobytes; as a PNG it would be ten times that.
+      pil_kwargs={"quality": _QUALITY},
+    )

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a sound was made, in the sound file itself: written and read back.
+"""How a sound was made, in the sound file and beside it: written, read back.
 
 A RIFF INFO chunk holds the prompt as title, the program as software, and all
 settings as one line of JSON in the comment, in ASCII, which survives players
-and editors that know no better.
+and editors that know no better. A sidecar, a JSON file of the same stem, holds
+the settings too.
 """
 
 import json
 import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import musiclm_jax
-from musiclm_jax.audio import wav_tags
+from musiclm_jax.audio import files, wav_tags
 from musiclm_jax.core import errors
 
 GENERATED_BY = "musiclm_jax"
@@ -64,3 +66,41 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
       "`musiclm generate` with its metadata"
     )
   return {**settings, "software": found.get("software", "")}
+
+
+def sidecar(path: pathlib.Path) -> pathlib.Path:
+  """Beside a sound file."""
+  return path.with_suffix(".json")
+
+
+def read_sidecar(path: pathlib.Path) -> dict[str, Any] | None:
+  """What the sidecar of a sound file says, or None if one of both is missing.
+
+  Raises:
+    UserError: if it is damaged.
+  """
+  beside = sidecar(path)
+  try:
+    found = json.loads(beside.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, RecursionError) as error:
+    raise errors.UserError(f"damaged sidecar {beside}: {error}") from error
+  if not isinstance(found, dict):
+    raise errors.UserError(f"damaged sidecar {beside}: expected a JSON object")
+  return found if path.is_file() else None
+
+
+def sidecars(
+  folder: str | os.PathLike,
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+  """Sound files below a folder that have a sidecar, by name, with what it says.
+
+  Raises:
+    UserError: as `read_sidecar`.
+  """
+  root = pathlib.Path(folder)
+  for name in files.list_names(root):
+    found = read_sidecar(root / name)
+    if found is not None:
+      yield root / name, found

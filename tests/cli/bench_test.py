@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from musiclm_jax.cli import benchmarking
+from musiclm_jax.cli import bench_metrics, benchmarking
 from musiclm_jax.cli import main as main_lib
+from musiclm_jax.evaluation import prompt_metrics
 
 EXPERIMENT = """
 from __gin__ import dynamic_registration
@@ -51,6 +52,23 @@ def test_loader_rates_of_one_host(argv, tmp_path, capsys):
   ratio = found["tokens_per_second"] / found["calls_per_second"]
   assert ratio == pytest.approx(4 * 128)
   assert found["what"] == "loader" and found["num_hosts"] == 2
+
+
+def test_metrics_are_timed_one_by_one(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(bench_metrics, "_DIM", 8)
+  monkeypatch.setattr(bench_metrics._Random, "embedding_dim", 8)
+  argv = ["bench", "--what=metrics", "--num_runs=1", "--run_secs=0.01"]
+  assert main_lib.main([*argv, "--num_clips=3"]) == 1
+  assert "--num_clips=3: expected >= 4" in capsys.readouterr().err
+  assert main_lib.main([*argv, f"--embedder=mulan:{tmp_path}/x"]) == 1
+  capsys.readouterr()
+  assert main_lib.main([*argv, "--num_clips=20", "--seconds=1"]) == 0
+  found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+  assert set(found["metrics"]) == {*prompt_metrics.METRICS, "chroma"}
+  assert all(
+    one["clips_per_second"] > 0 and one["clips_per_cpu_second"] > 0
+    for one in found["metrics"].values()
+  )
 
 
 @pytest.mark.parametrize(

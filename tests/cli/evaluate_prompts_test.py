@@ -13,6 +13,7 @@ import small_bundle
 from musiclm_jax.audio import files
 from musiclm_jax.cli import (
   ablation,
+  evaluation_inputs,
   evaluation_jobs,
   gin_config,
   jobs,
@@ -20,7 +21,7 @@ from musiclm_jax.cli import (
 )
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import errors
-from musiclm_jax.evaluation import metric_card, musiccaps
+from musiclm_jax.evaluation import metric_card, musiccaps, run_comparison
 
 IDS = [f"id{index:09d}" for index in range(6)]
 CAPTIONS = ["drums", "a flute", "slow piano", "a choir", "brass", "a harp"]
@@ -220,6 +221,47 @@ def test_bad_jobs_are_one_line(world, tmp_path, capsys, changes, message):
   (line,) = capsys.readouterr().err.strip().splitlines()
   assert message in line
   assert not (folder / "samples").exists()
+
+
+def _of_manifest(folder, prompts, missing=()):
+  """Samples of a folder with a file for each prompt, some of them missing."""
+  folder.mkdir()
+  names = [f"{index}.wav" for index in range(len(prompts))]
+  records = [
+    json.dumps({"file": name, "prompt": prompt}) + "\n"
+    for name, prompt in zip(names, prompts)
+  ]
+  (folder / "manifest.jsonl").write_text("".join(records))
+  for name in set(names) - set(missing):
+    (folder / name).touch()
+  nothing = evaluation_inputs.Prompts((), 0)
+  return evaluation_inputs.read_samples([folder], nothing)
+
+
+def test_clips_keep_their_pairs_when_one_is_missing(tmp_path):
+  prompts = ["flute", "flute", "drums", "flute"]
+  whole = _of_manifest(tmp_path / "whole", prompts)
+  less = _of_manifest(tmp_path / "less", prompts, ["1.wav"])
+  assert [one.take for one in whole] == [0, 1, 0, 2]
+  assert [one.take for one in less] == [0, 0, 2]
+  keys = [
+    run_comparison.item_keys(
+      [{"prompt": one.text, "take": one.take} for one in samples]
+    )
+    for samples in (whole, less)
+  ]
+  assert keys[1] == [("flute", 0), ("drums", 0), ("flute", 2)]
+  assert set(keys[1]) < set(keys[0])
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "flute"}', "[1]", "{", '{"file"'])
+def test_bad_lines_of_a_manifest_are_named(tmp_path, line):
+  _of_manifest(tmp_path / "made", ["flute"])
+  with open(tmp_path / "made" / "manifest.jsonl", "a") as file:
+    file.write(line + "\n")
+  nothing = evaluation_inputs.Prompts((), 0)
+  with pytest.raises(errors.UserError, match='jsonl:2: .* text "file"'):
+    evaluation_inputs.read_samples([tmp_path / "made"], nothing)
 
 
 def test_samples_of_unknown_clips_are_refused(world, tmp_path, capsys):

@@ -256,3 +256,39 @@ def test_seams_of_long_items_are_measured(made, tmp_path, capsys):
     (tmp_path / "seams" / "memory.svg").read_text().startswith("<svg xmlns")
   )
   assert seam_report.growth_bytes([(1, 9), (3, 7), (9, 12)]) == 3
+
+
+def test_long_items_of_a_story_are_measured(made, tmp_path, capsys):
+  (tmp_path / "story.yaml").write_text(
+    "- {at: 0, text: a slow piano}\n- {at: 6, text: loud brass}\n"
+  )
+  arguments = [
+    "seams",
+    f"--bundle={made / 'plain'}",
+    f"--story={tmp_path / 'story.yaml'}",
+    f"--output_dir={tmp_path / 'seams'}",
+    f"--reference={made / 'music'}",
+  ]
+  assert run(*arguments, "--prompt=drums", "--seconds=10") == 1
+  assert "expected one of them" in capsys.readouterr().err
+  assert run(*arguments, "--seconds=12") == 1
+  assert "none of 2 files has --seconds=12" in capsys.readouterr().err
+  assert not (tmp_path / "seams").exists()
+  assert run(*arguments, "--seconds=10", "--num_items=2") == 0
+  shown = capsys.readouterr().out
+  found = json.loads((tmp_path / "seams" / "seams.json").read_text())
+  generated, real = found["long_form"], found["long_form_reference"]
+  names = {
+    "drift_per_minute", "level_drift_db_per_minute", "embedding_repetition",
+    "semantic_repeated_share", "acoustic_longest_repeat_secs",
+  }  # fmt: skip
+  assert names < set(real["figures"]) < set(generated["figures"])
+  score = generated["figures"]["story_margin"]
+  assert score["num_items"] == 2 and score["low"] <= score["high"]
+  assert len(generated["items"]) == 2 and not generated["not_computed"]
+  # Of real music there is no story, and one file is too short.
+  assert real["num_files"] == 1 and real["too_short"] == ["1.wav"]
+  assert real["figures"]["drift_end"]["low"] is None
+  assert "| story_margin |" in shown and "| generated | reference |" in shown
+  # A text that changes has no one score at seams.
+  assert "text_score" not in found["seams"]["coarse"]

@@ -49,6 +49,22 @@ def test_distance_beside_that_of_the_corpus_itself():
   assert apart["names"] == ["a", "b", "c", "d", "e"]
 
 
+def test_chance_knows_that_clips_of_one_group_are_alike():
+  names = ["a"] * 60 + ["b"] * 60
+  works = [str(number // 6) for number in range(120)]
+  corpus = facet(*names, groups=works)
+  made = ["a"] * 14 + ["b"] * 10
+  apart = bias.compare(corpus, facet(*made))["total_variation"]
+  prompts = [str(number // 6) for number in range(24)]
+  alike = bias.compare(corpus, facet(*made, groups=prompts))["total_variation"]
+  # Four groups of six of a kind scatter as four items, not as 24.
+  assert alike["chance"] == pytest.approx(6**0.5 * apart["chance"], rel=0.15)
+  # Of works that are no kind of their own, groups change nothing.
+  mixed = facet(*["a", "b"] * 60, groups=works)
+  even = bias.compare(mixed, facet(*made, groups=prompts))["total_variation"]
+  assert even["chance"] == pytest.approx(apart["chance"], rel=0.15)
+
+
 def test_clips_of_one_work_widen_the_interval():
   names = ["a"] * 12 + ["b"] * 12
   alone = bias.describe(facet(*names))["corpus"]["shares"]["a"]

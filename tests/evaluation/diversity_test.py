@@ -72,28 +72,6 @@ def test_one_answer_to_every_prompt_scores_0():
     assert diversity.diversity(distances(codes)).distance == (0.0, 0.0, 0.0)
 
 
-def test_many_clips_in_bounded_memory():
-  generator = np.random.default_rng(3)
-  vectors = generator.normal(size=(300, 5))
-  sizes = []
-
-  def measure(items):
-    sizes.append(len(items))
-    return diversity.cosine_distances(items)
-
-  whole = diversity.diversity(diversity.cosine_distances(vectors))
-  some = diversity.diversity_of(vectors, measure, max_items=100)
-  assert sizes.pop() == 100 == some.num_items
-  assert some.distance.mean == pytest.approx(whole.distance.mean, abs=0.03)
-  prompts = np.arange(300) % 40
-  grouped = diversity.diversity_of(vectors, measure, prompts)
-  assert max(sizes) < 30 and sum(sizes) == 300 == grouped.num_items
-  expected = diversity.diversity(diversity.cosine_distances(vectors), prompts)
-  assert grouped.num_pairs == expected.num_pairs
-  for name in ("distance", "nearest", "smallest"):
-    assert getattr(grouped, name) == pytest.approx(getattr(expected, name))
-
-
 def test_bad_input_is_named():
   with pytest.raises(ValueError, match="no pair"):
     diversity.diversity(np.zeros((1, 1)))
@@ -101,8 +79,6 @@ def test_bad_input_is_named():
     diversity.diversity(np.zeros((2, 2)), ["a", "b"])
   with pytest.raises(ValueError, match="3 groups"):
     diversity.diversity(np.zeros((2, 2)), "abc")
-  with pytest.raises(ValueError, match="max_items=1"):
-    diversity.diversity_of(np.eye(2), diversity.cosine_distances, None, 1)
   with pytest.raises(ValueError, match="float64"):
     diversity.token_distances(np.zeros((2, 3)))
   with pytest.raises(ValueError, match="expected finite"):

@@ -49,6 +49,7 @@ def run(root, name, values, **changes):
     {
       "file": names[index % NUM_FILES],
       "prompt": f"prompt {index} with <b>markup</b> & more",
+      "take": 0,
       "seed": index,
       "source": {"kind": "negation"} if index % 2 else {},
       "reference": None,

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from musiclm_jax.evaluation import long_form, repetition
+from musiclm_jax.evaluation import long_form, long_form_figures, repetition
 
 RATE_HZ = 100
 
@@ -49,9 +49,6 @@ def test_story_that_does_not_change_with_its_prompts():
   stuck = long_form.story_score(windows[:10].repeat(3, 0), texts, active)
   assert stuck.share_won == pytest.approx(1 / 3)
   assert stuck.by_prompt[0] > max(stuck.by_prompt[1:])
-  scores = [long_form.story_score(*story(seed)) for seed in range(5)]
-  interval = long_form.mean_interval_of(scores, "margin")
-  assert 0.3 < interval.low < interval.high < 1.0
 
 
 def test_one_prompt_has_no_others():
@@ -60,6 +57,52 @@ def test_one_prompt_has_no_others():
   assert np.isnan(found.others) and found.share_won == 1.0
   held = long_form.story_score(windows[:10], texts, np.zeros(10, int))
   assert np.isnan(held.by_prompt[1])
+
+
+def heard(windows, seed=0):
+  noise = np.random.default_rng(seed).normal(size=30 * RATE_HZ)
+  return long_form_figures.Heard(
+    0.1 * noise, RATE_HZ, windows, 2.0, 1.0, {"semantic": (np.arange(750), 25)}
+  )
+
+
+def test_figures_over_pieces():
+  rows = []
+  for seed in range(5):
+    windows, texts, _ = story(seed)
+    told = long_form_figures.Told(texts, [0, 10, 20], [0, 12, 20])
+    figures, missing = long_form_figures.of_piece(heard(windows, seed), told)
+    assert not missing
+    rows.append(figures)
+  active = long_form.active_prompts(30, 2, 1, [0, 10, 20], [0, 12, 20])
+  score = long_form.story_score(windows, texts, active)
+  assert rows[-1]["story_margin"] == score.margin
+  assert rows[-1]["semantic_loops_at_end"] == 0.0
+  found = long_form_figures.over_pieces(rows)
+  margin = found["story_margin"]
+  assert 0.3 < margin["low"] < margin["mean"] < margin["high"] < 1.0
+  assert margin["num_items"] == 5
+  assert {name.partition("_")[0] for name in found} == {
+    "story", "drift", "level", "embedding", "semantic",
+  }  # fmt: skip
+
+
+def test_figures_that_a_piece_is_too_short_for():
+  windows, texts, _ = story()
+  told = long_form_figures.Told(texts[:1], [0], [0])
+  figures, missing = long_form_figures.of_piece(heard(windows[:6]), told)
+  # One prompt has no others; 6 windows are too few for drift.
+  assert set(missing) == {"drift"} and "story_score" in figures
+  assert not {"story_margin", "drift_per_minute"} & set(figures)
+  told = long_form_figures.Told(texts, [0, 1, 2], [0, 1, 2.5])
+  _, missing = long_form_figures.of_piece(heard(windows[:2]), told)
+  assert "inside one prompt" in missing["story"]
+  found = long_form_figures.over_pieces([figures, {}])
+  # The spread of one piece says nothing of others.
+  assert np.isnan(found["story_score"]["low"])
+  assert found["story_score"]["num_items"] == 1
+  shown = long_form_figures.table({"made": found, "real": {}})
+  assert "n = 1 | - |" in shown and "nan" not in shown
 
 
 def test_drift_of_music_that_turns_into_something_else():

@@ -17,6 +17,7 @@ from musiclm_jax.evaluation import (
   metric_card,
   prompt_metrics,
   prompt_results,
+  published_weights,
   set_distances,
 )
 
@@ -98,7 +99,7 @@ def test_numbers_are_those_of_the_arrays(folders, tmp_path):
   assert card.low < card.value < card.high
   assert (card.metric, card.embedder) == ("FAD (statistics)", "statistics")
   assert card.reference_fingerprint == found.reference
-  kad = kernel_distance.kernel_distance(reference, evaluated)
+  kad = kernel_distance.estimate(reference, evaluated).value
   assert results["kad"].card.value == pytest.approx(kad, rel=1e-9)
   songs = results["song_fad"].per_clip
   assert len(songs) == NUM_CLIPS
@@ -195,6 +196,23 @@ def test_what_cannot_be_computed_is_said(folders, tmp_path):
   names, notes = ("fad_infinity", "kad", "diversity"), []
   list(prompt_metrics.embedded(ear, store, found, names, notes))
   assert any("Diversity (statistics) was not computed" in one for one in notes)
+
+
+def test_a_name_is_not_given_to_weights_that_lack_it(
+  folders, tmp_path, monkeypatch
+):
+  ear = statistics_listener.Statistics()
+  ear.published_as = "VGG"
+  for metric in prompt_metrics.METRICS:
+    with pytest.raises(ValueError, match="published_as='VGG' of 'statistics'"):
+      prompt_results.title(ear, metric)
+  # It is a fault of the listener, and no number that is missing.
+  with pytest.raises(ValueError, match="expected None"):
+    run(ear, folders, "like", tmp_path)
+  known = {ear.fingerprint: "VGG"}
+  monkeypatch.setattr(published_weights, "PUBLISHED", known)
+  _, _, results = run(ear, folders, "like", tmp_path)
+  assert results["fad"].card.metric == "FAD_VGG"
 
 
 def test_unknown_metrics_are_named():

@@ -41,24 +41,6 @@ def test_numbers_of_windows_may_differ():
     assert found[index] == pytest.approx(alone[0])
 
 
-def test_consistency_sees_what_belongs_together():
-  generator = np.random.default_rng(2)
-  texts = generator.normal(size=(12, 16))
-  clips = [t + 0.5 * generator.normal(size=(3, 16)) for t in texts]
-  found = text_score.consistency(texts, clips, num_resamples=200)
-  assert found["difference"]["low"] > 0.5
-  assert found["num_items"] == len(found["scores"]) == 12
-  assert np.mean(found["scores"]) == pytest.approx(found["matched"]["mean"])
-  # As `mulan_consistency` for clips of equal length.
-  same = mulan_consistency.mulan_consistency(
-    texts, np.stack(clips), num_resamples=200
-  )
-  for name in ("matched", "shuffled", "difference"):
-    assert found[name] == pytest.approx(same[name])
-  others = text_score.consistency(texts[::-1], clips, num_resamples=200)
-  assert others["difference"]["low"] < 0
-
-
 def test_bad_input_is_named():
   texts = np.eye(3)
   with pytest.raises(ValueError, match="pooling='max'"):
@@ -69,7 +51,3 @@ def test_bad_input_is_named():
     text_score.text_scores(texts, [texts, texts[:0], texts])
   with pytest.raises(ValueError, match="clip 0"):
     text_score.text_scores(texts, texts * np.nan)
-  with pytest.raises(ValueError, match="1 texts, 3 clips"):
-    text_score.consistency(texts, texts, ["a"])
-  with pytest.raises(ValueError, match="share one text"):
-    text_score.consistency(texts, texts, ["a", "a", "b"])
