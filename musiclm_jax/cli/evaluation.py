@@ -167,14 +167,31 @@ def stage_table(
     scored[system.melody_stage.spec.name] = system.melody_stage
   for name, stage in scored.items():
     target = stage.target_stream
+    layout = stages.StageLayout(stage.spec, stage.streams)
+    heldout = heldout_crops(stage, split, reader, num_crops)
+    clips_of_target = [clip.arrays[target.name] for clip in train]
+    if layout.end_code is not None:
+      # Counted as the stage is trained: crop by crop, each with its end.
+      heldout[target.name] = layout.target_codes(heldout[target.name])
+      clips_of_target = [
+        layout.target_codes(crop)
+        for clip in clips_of_target
+        for crop in _whole_crops(clip, layout.num_target_frames)
+      ]
     table[name] = stage_scores.stage_scores(
       stage,
-      heldout_crops(stage, split, reader, num_crops),
-      [clip.arrays[target.name] for clip in train],
+      heldout,
+      clips_of_target,
       stage.spec.target,
-      target.codebook_size,
+      layout.num_target_codes,
     )
   return table
+
+
+def _whole_crops(codes: np.ndarray, num_frames: int) -> list[np.ndarray]:
+  """Crops of a clip `[frames, codebooks]`, side by side; its rest is left."""
+  starts = range(0, len(codes) - num_frames + 1, num_frames)
+  return [codes[start : start + num_frames] for start in starts]
 
 
 def read_samples(folders: Sequence[str]) -> list[dict[str, Any]]:

@@ -84,6 +84,12 @@ def filter_logits(logits: jax.Array, config: SamplingConfig) -> jax.Array:
   return logits
 
 
+def without_code(logits: jax.Array, codes: jax.Array) -> jax.Array:
+  """Logits `[batch, codebook_size]`, -inf at one code `[batch]` of each row."""
+  is_it = jnp.arange(logits.shape[-1]) == codes[:, None]
+  return jnp.where(is_it, -jnp.inf, logits)
+
+
 def sample(
   logits: jax.Array, keys: jax.Array, config: SamplingConfig
 ) -> jax.Array:
