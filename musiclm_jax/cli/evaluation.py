@@ -168,30 +168,46 @@ def stage_table(
   for name, stage in scored.items():
     target = stage.target_stream
     layout = stages.StageLayout(stage.spec, stage.streams)
-    heldout = heldout_crops(stage, split, reader, num_crops)
-    clips_of_target = [clip.arrays[target.name] for clip in train]
-    if layout.end_code is not None:
-      # Counted as the stage is trained: crop by crop, each with its end.
-      heldout[target.name] = layout.target_codes(heldout[target.name])
-      clips_of_target = [
-        layout.target_codes(crop)
-        for clip in clips_of_target
-        for crop in _whole_crops(clip, layout.num_target_frames)
-      ]
+    heldout, counted = _targets_as_modelled(
+      layout,
+      heldout_crops(stage, split, reader, num_crops),
+      [clip.arrays[target.name] for clip in train],
+    )
     table[name] = stage_scores.stage_scores(
       stage,
       heldout,
-      clips_of_target,
+      counted,
       stage.spec.target,
       layout.num_target_codes,
     )
   return table
 
 
-def _whole_crops(codes: np.ndarray, num_frames: int) -> list[np.ndarray]:
-  """Crops of a clip `[frames, codebooks]`, side by side; its rest is left."""
-  starts = range(0, len(codes) - num_frames + 1, num_frames)
-  return [codes[start : start + num_frames] for start in starts]
+def _targets_as_modelled(
+  layout: stages.StageLayout,
+  heldout: dict[str, np.ndarray],
+  train: list[np.ndarray],
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+  """Target codes that a stage and the baselines are scored and counted on.
+
+  Args:
+    layout: of a crop.
+    heldout: from `heldout_crops`.
+    train: target codes of training clips, `[frames, codebooks]` each.
+
+  Returns:
+    Both as they are; of a stage without repeats those of whole crops, as it is
+    trained on them: without repeats, each with its end.
+  """
+  if layout.end_code is None:
+    return heldout, train
+  name, frames = layout.target_stream.name, layout.num_target_frames
+  crops = [
+    layout.target_codes(clip[start : start + frames])
+    for clip in train
+    for start in range(0, len(clip) - frames + 1, frames)
+  ]
+  return {**heldout, name: layout.target_codes(heldout[name])}, crops
 
 
 def read_samples(folders: Sequence[str]) -> list[dict[str, Any]]:
