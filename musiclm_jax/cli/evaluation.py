@@ -168,7 +168,7 @@ def stage_table(
   for name, stage in scored.items():
     target = stage.target_stream
     layout = stages.StageLayout(stage.spec, stage.streams)
-    heldout, counted = _targets_as_modelled(
+    heldout, counted = stage_scores.targets_as_modelled(
       layout,
       heldout_crops(stage, split, reader, num_crops),
       [clip.arrays[target.name] for clip in train],
@@ -181,33 +181,6 @@ def stage_table(
       layout.num_target_codes,
     )
   return table
-
-
-def _targets_as_modelled(
-  layout: stages.StageLayout,
-  heldout: dict[str, np.ndarray],
-  train: list[np.ndarray],
-) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-  """Target codes that a stage and the baselines are scored and counted on.
-
-  Args:
-    layout: of a crop.
-    heldout: from `heldout_crops`.
-    train: target codes of training clips, `[frames, codebooks]` each.
-
-  Returns:
-    Both as they are; of a stage without repeats those of whole crops, as it is
-    trained on them: without repeats, each with its end.
-  """
-  if layout.end_code is None:
-    return heldout, train
-  name, frames = layout.target_stream.name, layout.num_target_frames
-  crops = [
-    layout.target_codes(clip[start : start + frames])
-    for clip in train
-    for start in range(0, len(clip) - frames + 1, frames)
-  ]
-  return {**heldout, name: layout.target_codes(heldout[name])}, crops
 
 
 def read_samples(folders: Sequence[str]) -> list[dict[str, Any]]:
