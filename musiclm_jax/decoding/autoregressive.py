@@ -66,9 +66,10 @@ def decode(
     level = index % num_levels
     step_keys = sampling_lib.position_keys(keys, first_positions + index)
     logits = logits_fn(hidden, level)
-    if end_code is not None:
-      logits = sampling_lib.without_code(logits, last)
-    code = sampling_lib.sample(logits, step_keys, sampling)
+    if end_code is None:
+      code = sampling_lib.sample(logits, step_keys, sampling)
+    else:
+      code = sampling_lib.sample_or_end(logits, last, step_keys, sampling)
     if forced is not None:
       given = jax.lax.dynamic_index_in_dim(
         forced.reshape(batch, -1), index, axis=1, keepdims=False
