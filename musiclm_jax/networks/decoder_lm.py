@@ -325,7 +325,8 @@ def sum_of_instants(
   """
   target_frames, _ = shapes[-1]
   none = embed_tokens(tokens[:, :0])
-  total = jnp.zeros((len(tokens), target_frames, none.shape[-1]), none.dtype)
+  shape = (tokens.shape[0], target_frames, none.shape[-1])
+  total = jnp.zeros(shape, none.dtype)
   start = 0
   for frames, levels in shapes[:-1]:
     end = start + frames * levels
