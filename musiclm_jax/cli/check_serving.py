@@ -129,6 +129,7 @@ def decode_program(
       layout.shapes,
       frames,
       sampling.SamplingConfig(),
+      layout.end_code,
     )
 
   arguments = (

@@ -167,12 +167,18 @@ def stage_table(
     scored[system.melody_stage.spec.name] = system.melody_stage
   for name, stage in scored.items():
     target = stage.target_stream
-    table[name] = stage_scores.stage_scores(
-      stage,
+    layout = stages.StageLayout(stage.spec, stage.streams)
+    heldout, counted = stage_scores.targets_as_modelled(
+      layout,
       heldout_crops(stage, split, reader, num_crops),
       [clip.arrays[target.name] for clip in train],
+    )
+    table[name] = stage_scores.stage_scores(
+      stage,
+      heldout,
+      counted,
       stage.spec.target,
-      target.codebook_size,
+      layout.num_target_codes,
     )
   return table
 

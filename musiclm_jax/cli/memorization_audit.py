@@ -222,6 +222,11 @@ def run(args: argparse.Namespace) -> int:
   bundle = bundle_lib.open_bundle(args.bundle)
   reader = token_cache.TokenCacheReader(args.cache_dir)
   stage = stage_lm.StageLM.load(bundle.paths[STAGE])
+  if not stage.spec.is_timed:
+    raise errors.UserError(
+      f"{STAGE} of {args.bundle} works without repeated codes: expected one "
+      "that keeps them, for prompts and continuations are compared in time"
+    )
   streams = (*stage.spec.conditioning_streams, stage.target_stream.name)
   stage_examples.check_cache(bundle, streams, reader.config, args.cache_dir)
   semantic = artifacts.load(bundle.paths["semantic"], "semantic")

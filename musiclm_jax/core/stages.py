@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from musiclm_jax.core import streams as streams_lib
+from musiclm_jax.core import unique_codes
 
 PAD_ID = 0
 BOS_ID = 1
@@ -26,17 +27,28 @@ class Segment:
     stream: name of the token stream.
     first_level: first RVQ level included.
     end_level: one past the last RVQ level included.
+    unique_consecutive: of codes that are the same several times in a row, the
+      first alone is kept (AudioLM sec. III-B). What is left has no time: its
+      room is that of a crop, whatever the duration, and it is padded: as
+      conditioning in front, so that it ends where the target begins; as a
+      target behind an end code, if there is room for one.
   """
 
   stream: str
   first_level: int
   end_level: int
+  unique_consecutive: bool = False
 
   def __post_init__(self):
     if not 0 <= self.first_level < self.end_level:
       raise ValueError(
         f"levels [{self.first_level}, {self.end_level}) of segment "
         f"{self.stream!r}: expected 0 <= first_level < end_level"
+      )
+    if self.unique_consecutive and (self.first_level, self.end_level) != (0, 1):
+      raise ValueError(
+        f"unique_consecutive=True of segment {self.stream!r} with levels "
+        f"[{self.first_level}, {self.end_level}): expected the first level only"
       )
 
   @property
@@ -90,12 +102,23 @@ class StageSpec:
     names = [segment.stream for segment in self.segments[:-1]]
     return tuple(dict.fromkeys(names))
 
+  @property
+  def pads_conditioning(self) -> bool:
+    """Whether tokens before the target may be padding, not to be attended."""
+    return any(segment.unique_consecutive for segment in self.segments[:-1])
+
+  @property
+  def is_timed(self) -> bool:
+    """Whether all its codes go by time: none are without repeats."""
+    return not any(segment.unique_consecutive for segment in self.segments)
+
 
 class StageLayout:
   """Token positions of a stage for one duration, and its vocabulary.
 
   Ids: 0 padding, 1 begin of sequence, then `codebook_size` ids for each
-  (segment, level) in sequence order, so that no two levels share an id.
+  (segment, level) in sequence order, so that no two levels share an id. A
+  target without repeats has one more: its end.
   The vocabulary does not depend on the duration. A stage with dropped streams
   has one id more, the last, which stands for a token of theirs. Sequences are
   time-major: all levels of frame 0, then of frame 1 (AudioLM sec. III-C).
@@ -136,8 +159,13 @@ class StageLayout:
       stream = self._stream(segment)
       levels = np.arange(segment.num_levels, dtype=np.int32)
       self._offsets.append(offset + levels * stream.codebook_size)
-      self._frames.append(stream.num_frames(self.secs))
+      self._frames.append(
+        stream.num_frames(
+          spec.crop_secs if segment.unique_consecutive else self.secs
+        )
+      )
       offset += segment.num_levels * stream.codebook_size
+    offset += self.end_code is not None
     self.vocab_size = int(offset) + bool(spec.dropped_streams)
     lengths = [
       frames * segment.num_levels
@@ -169,6 +197,18 @@ class StageLayout:
     return self.spec.target.num_levels
 
   @property
+  def end_code(self) -> int | None:
+    """What ends a target without repeats; None where targets go by time."""
+    if not self.spec.target.unique_consecutive:
+      return None
+    return self.target_stream.codebook_size
+
+  @property
+  def num_target_codes(self) -> int:
+    """Codes among which each target code is drawn, the end included."""
+    return self.target_stream.codebook_size + (self.end_code is not None)
+
+  @property
   def shapes(self) -> tuple[tuple[int, int], ...]:
     """(frames, levels) of each segment, in sequence order."""
     return tuple(
@@ -196,13 +236,22 @@ class StageLayout:
       index: which segment.
       codes: integers `[..., frames, codebooks]` with ALL codebooks of the
         stream; the segment's levels are selected here. Negative codes mean
-        padding and become `PAD_ID`. numpy or jax.
+        padding and become `PAD_ID`. numpy or jax; without repeats numpy, and
+        it does not matter whether repeats are left out already.
 
     Returns:
       Tokens `[..., frames * levels]`, same array kind as `codes`.
     """
     segment = self.spec.segments[index]
     codes = codes[..., segment.first_level : segment.end_level]
+    if segment.unique_consecutive:
+      is_target = index in (-1, len(self.spec.segments) - 1)
+      codes = unique_codes.collapse(
+        codes,
+        self.streams[segment.stream].codebook_size,
+        self.end_code if is_target else None,
+        pad_in_front=not is_target,
+      )
     tokens = codes + self._offsets[index].astype(codes.dtype)
     tokens = tokens * (codes >= 0)  # PAD_ID is 0.
     return tokens.reshape(*codes.shape[:-2], -1)
@@ -244,11 +293,23 @@ class StageLayout:
       parts.append(self.encode_segment(index, array))
     return np.concatenate(parts, axis=-1).astype(np.int32)
 
+  def target_codes(self, codes: np.ndarray) -> np.ndarray:
+    """Target codes as the stage models them, `[..., frames, levels]`.
+
+    Args:
+      codes: of the target's stream, `[..., frames, codebooks]`.
+
+    Returns:
+      Codes of the target's levels; without repeats, with `end_code` behind
+      them. Negative on padding.
+    """
+    return self.decode_target(self.encode_segment(-1, codes))
+
   def decode_target(self, tokens):
     """Target tokens `[..., frames * levels]` to codes `[..., frames, levels]`.
 
-    The inverse of `encode_segment` for the last segment; padding gives a
-    negative code.
+    The inverse of `encode_segment` for the last segment, with `end_code` where
+    there is one; padding gives a negative code.
     """
     codes = tokens.reshape(*tokens.shape[:-1], -1, self.num_target_levels)
     return codes - self.target_offsets.astype(codes.dtype)
@@ -263,13 +324,18 @@ def _behind_mulan(
 
 
 def semantic_stage(
-  num_mulan_codebooks: int = 12, crop_secs: float = 30.0
+  num_mulan_codebooks: int = 12,
+  crop_secs: float = 30.0,
+  unique_consecutive: bool = False,
 ) -> StageSpec:
   """p(S_t | S_<t, M): MuLan tokens, then semantic (MusicLM sec. 3.2).
 
-  Without MuLan codebooks it is AudioLM's p(S_t | S_<t).
+  Without MuLan codebooks it is AudioLM's p(S_t | S_<t), which also leaves out
+  repeated codes (`unique_consecutive`; see `Segment`).
   """
-  segments = _behind_mulan(num_mulan_codebooks, Segment("semantic", 0, 1))
+  segments = _behind_mulan(
+    num_mulan_codebooks, Segment("semantic", 0, 1, unique_consecutive)
+  )
   return StageSpec("semantic", segments, crop_secs)
 
 
@@ -298,15 +364,20 @@ def coarse_stage(
   num_coarse_codebooks: int = 4,
   crop_secs: float = 10.0,
   num_semantic_codebooks: int = 1,
+  unique_consecutive: bool = False,
 ) -> StageSpec:
   """MuLan and semantic tokens, then coarse acoustic (MusicLM sec. 3.2).
 
   Without MuLan codebooks it is AudioLM's; without semantic ones the paper's
   ablation p(A_t | A_<t, M) (sec. 5.2): semantic tokens are then not heard.
+  `unique_consecutive` leaves out repeated semantic codes (see `Segment`).
   """
   segments = (Segment("acoustic", 0, num_coarse_codebooks),)
   if num_semantic_codebooks:
-    segments = (Segment("semantic", 0, num_semantic_codebooks), *segments)
+    semantic = Segment(
+      "semantic", 0, num_semantic_codebooks, unique_consecutive
+    )
+    segments = (semantic, *segments)
   return StageSpec(
     "coarse", _behind_mulan(num_mulan_codebooks, *segments), crop_secs
   )

@@ -88,6 +88,11 @@ class StageConverter(seqio.FeatureConverter):
     """
     if num_packed < 1:
       raise ValueError(f"num_packed={num_packed}: expected >= 1")
+    if num_packed > 1 and not layout.spec.is_timed:
+      raise ValueError(
+        f"num_packed={num_packed}: expected 1 for codes without repeats, which "
+        "are padded to a crop"
+      )
     self._layout = layout
     self.num_packed = num_packed
     names = [segment.stream for segment in layout.spec.segments]

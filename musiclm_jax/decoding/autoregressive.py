@@ -29,6 +29,7 @@ def decode(
   sampling: sampling_lib.SamplingConfig,
   forced: jax.Array | None = None,
   num_forced: jax.Array | int = 0,
+  end_code: int | None = None,
 ) -> tuple[jax.Array, Any]:
   """Samples `num_frames` frames, level after level.
 
@@ -49,6 +50,9 @@ def decode(
       samples; None: sample all.
     num_forced: frames of `forced` to take, for all items or `[batch]`; may be
       traced.
+    end_code: of codes without repeats, of one level and known by `forced`
+      alone: what ends them, static. It is not drawn first, no code is drawn
+      again at once, and whatever follows the end is -1, as it is.
 
   Returns:
     int32 codes `[batch, frames, levels]` and the cache after them.
@@ -58,18 +62,29 @@ def decode(
   batch = keys.shape[0]
 
   def body(carry, index):
-    cache, hidden = carry
+    cache, hidden, last = carry
     level = index % num_levels
     step_keys = sampling_lib.position_keys(keys, first_positions + index)
-    code = sampling_lib.sample(logits_fn(hidden, level), step_keys, sampling)
+    logits = logits_fn(hidden, level)
+    if end_code is None:
+      code = sampling_lib.sample(logits, step_keys, sampling)
+    else:
+      code = sampling_lib.sample_or_end(logits, last, step_keys, sampling)
     if forced is not None:
       given = jax.lax.dynamic_index_in_dim(
         forced.reshape(batch, -1), index, axis=1, keepdims=False
       )
       code = jnp.where(index < num_forced * num_levels, given, code)
+    if end_code is not None:
+      has_ended = (last == end_code) & (index > 0)
+      code = jnp.where(has_ended, end_code, code)
     cache, hidden = step_fn(cache, code + offsets[level])
-    return (cache, hidden), code
+    return (cache, hidden, code), code
 
   steps = jnp.arange(num_frames * num_levels, dtype=jnp.int32)
-  (cache, _), codes = jax.lax.scan(body, (cache, hidden), steps)
+  # As if the end came before the begin: it is not drawn first.
+  last = jnp.full(batch, -1 if end_code is None else end_code, jnp.int32)
+  (cache, *_), codes = jax.lax.scan(body, (cache, hidden, last), steps)
+  if end_code is not None:
+    codes = jnp.where(codes == end_code, -1, codes)
   return codes.T.reshape(batch, num_frames, num_levels), cache

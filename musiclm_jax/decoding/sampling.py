@@ -101,3 +101,37 @@ def sample(
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
   logits = filter_logits(logits / config.temperature, config)
   return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def sample_or_end(
+  logits: jax.Array,
+  last: jax.Array,
+  keys: jax.Array,
+  config: SamplingConfig,
+) -> jax.Array:
+  """Draws one code per item that is not the one before, or the end.
+
+  The end comes as often as the logits say, whatever the temperature, top-k and
+  top-p: at each single position it is unlikely, and what is unlikely is what
+  these take away, so that nothing would ever end. At temperature 0 it comes
+  where it is the most likely.
+
+  Args:
+    logits: float32 `[batch, codebook_size + 1]`, of the end last.
+    last: int32 `[batch]`, the codes before: none of them is drawn again.
+    keys: typed keys `[batch]`, see `position_keys`.
+    config: static.
+
+  Returns:
+    int32 `[batch]`, `codebook_size` for the end.
+  """
+  end = logits.shape[-1] - 1
+  logits = jnp.where(jnp.arange(end + 1) == last[:, None], -jnp.inf, logits)
+  if config.temperature == 0:
+    return sample(logits, keys, config)
+  chance = jax.nn.softmax(logits, axis=-1)[:, end]
+  codes = sample(logits[:, :end], keys, config)
+  drawn = jax.vmap(jax.random.uniform)(
+    jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+  )
+  return jnp.where(drawn < chance, end, codes)

@@ -5,7 +5,7 @@ Codes of held-out crops and of the training corpus flow in; nats per token of
 the stage, the unigram and the bigram flow out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,6 +105,38 @@ def stage_scores(
     "num_train_tokens": int(sum((clip >= 0).sum() for clip in train)),
     "bigram_smoothing": bigram.describe(),
   }
+
+
+def targets_as_modelled(
+  layout: stages.StageLayout,
+  heldout: Mapping[str, np.ndarray],
+  train_target: Sequence[np.ndarray],
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+  """Target codes on which a stage is scored, and those that are counted.
+
+  Args:
+    layout: of a crop of the stage.
+    heldout: as in `stage_scores`.
+    train_target: as in `stage_scores`.
+
+  Returns:
+    Both as they are. Of a stage without repeats both without repeats and crop
+    by crop, as it is trained, with the end of each crop as a code of its own.
+  """
+  heldout, train = dict(heldout), list(train_target)
+  if layout.end_code is None:
+    return heldout, train
+  name, frames = layout.target_stream.name, layout.num_target_frames
+  heldout[name] = layout.target_codes(heldout[name])
+  crops = []
+  for clip in train:
+    for start in range(0, len(clip), frames):
+      piece = clip[start : start + frames]
+      codes = layout.target_codes(piece)
+      # The rest of a clip does not end where a crop does.
+      is_kept = (codes != layout.end_code) | (len(piece) == frames)
+      crops.append(np.where(is_kept, codes, -1))
+  return heldout, crops
 
 
 def _num_crops(codes: Mapping[str, np.ndarray]) -> int:

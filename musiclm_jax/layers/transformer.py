@@ -261,7 +261,8 @@ class TransformerStack(nn.Module):
     """Runs the stack.
 
     With `decode`, the first call (no 'cache' collection yet) takes a whole
-    prefix and creates the cache; every later call takes one position.
+    prefix and creates the cache; every later call takes one position. What the
+    mask of the prefix hides stays hidden; later calls have no mask.
 
     Args:
       x: `[batch, length, embed]`.
@@ -278,35 +279,39 @@ class TransformerStack(nn.Module):
 
     Raises:
       ValueError: if decoding is asked of a bidirectional stack, with a mask
-        or with packed sequences.
+        after the prefix, or with packed sequences.
     """
     config = self.config
     length = x.shape[1]
-    whole = mask is None and segment_ids is None
+    step = decode and self.has_variable("cache", "cache_index")
+    whole = segment_ids is None and not (step and mask is not None)
     if decode and not (config.causal and whole):
       raise ValueError(
         f"causal={config.causal}, mask={'None' if mask is None else 'given'}, "
         f"segment_ids={'None' if segment_ids is None else 'given'}: "
-        "decode=True expects a causal stack, no mask and no segments"
+        "decode=True expects a causal stack, no segments, and no mask after "
+        "the prefix"
       )
     x = x.astype(self.precision.compute_dtype)
     if mask is not None:
       # Zeros rather than a mask on the weights only: 0 * NaN is NaN.
       x = jnp.where(mask[..., None], x, 0)
     start = 0
-    step = decode and self.has_variable("cache", "cache_index")
     if decode:
       index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
       start = index.value
       index.value = start + length
     if step:
       cache_length = self._cache_length()
+    seen = mask
+    if decode:
+      seen = self._prefix_mask(mask, cache_length)
     query_positions = start + jnp.arange(length, dtype=jnp.int32)
     if config.attention != "plain" and not decode:
       bias = self._blocked_bias(length, mask, segment_ids)
     else:
       bias = self._bias(
-        length, mask, segment_ids, start if step else None, cache_length
+        length, seen, segment_ids, start if step else None, cache_length
       )
     x = _dropout(config, deterministic)(x)
     x = self._layers(deterministic, decode, cache_length)(
@@ -315,6 +320,25 @@ class TransformerStack(nn.Module):
     x = norm.RMSNorm(self.precision, name="final_norm")(x)
     x = _dropout(config, deterministic)(x)
     return x if mask is None else jnp.where(mask[..., None], x, 0)
+
+  def _prefix_mask(
+    self, mask: jax.Array | None, cache_length: int | None
+  ) -> jax.Array | None:
+    """Keys that a call while decoding may see, as far as a mask says.
+
+    Args:
+      mask: of the prefix, bool `[batch, length]`: kept in the cache; or None.
+      cache_length: positions that the cache holds.
+
+    Returns:
+      `mask`; in a step that of all cached positions `[batch, cache_length]`.
+    """
+    if mask is None:
+      return self.get_variable("cache", "cached_mask")
+    later = max(0, (cache_length or 0) - mask.shape[1])
+    padded = jnp.pad(mask, ((0, 0), (0, later)), constant_values=True)
+    self.put_variable("cache", "cached_mask", padded)
+    return mask
 
   def _cache_length(self) -> int:
     keys = [
@@ -375,7 +399,7 @@ class TransformerStack(nn.Module):
 
     Args:
       length: queries.
-      mask: bool `[batch, length]` or None.
+      mask: bool `[batch, keys]` or None.
       segment_ids: int32 `[batch, length]` or None.
       position: of the single query of a decode step; None: whole sequence.
       num_keys: cached positions of a decode step.

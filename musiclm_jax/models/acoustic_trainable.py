@@ -20,7 +20,17 @@ class AcousticTrainable:
   """
 
   def __init__(self, config: Any, network: Any):
-    """Binds a loss to a network."""
+    """Binds a loss to a network.
+
+    Raises:
+      ValueError: if the stage is told codes without repeats: back ends add to
+        each frame what is told of its instant.
+    """
+    if not config.spec.is_timed:
+      raise ValueError(
+        f"unique_consecutive=True in stage {config.spec.name!r}: expected "
+        "False for a back end, which reads conditioning by instants"
+      )
     self.config, self.network = config, network
     self.layout = config.layout
     self.loss_terms = acoustic_alarms.loss_terms(self.layout.num_target_levels)

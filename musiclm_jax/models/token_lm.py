@@ -83,6 +83,11 @@ class TokenLMConfig:
           f"{name}={getattr(self, name)}: expected none with packed=True, "
           "where conditioning stands anywhere in a row"
         )
+    if self.packed and not self.spec.is_timed:
+      raise ValueError(
+        "packed=True: expected False for codes without repeats, which are "
+        "padded to a crop"
+      )
     if self.gather not in ("layer", "step"):
       raise ValueError(f"gather={self.gather!r}: expected 'layer' or 'step'")
     for name in ("z_loss", "loss_chunk"):
@@ -114,8 +119,9 @@ def network_config(config: TokenLMConfig) -> decoder_lm.DecoderLMConfig:
     config.transformer,
     layout.vocab_size,
     layout.num_target_levels,
-    layout.target_stream.codebook_size,
+    layout.num_target_codes,
     config.aligned_conditioning,
+    config.spec.pads_conditioning,
   )
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.core import precision as precision_lib
+from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.layers import dense, embed, transformer
 from musiclm_jax.partitioning import axes
 
@@ -40,6 +41,7 @@ class DecoderLMConfig:
       to which frame from distances beyond the last bucket of the T5 bias, which
       takes more training than a small run has. The larger, the sooner they are
       learnt, before the codes that were made already explain the next.
+    masks_padding: nothing attends to padding in the conditioning.
   """
 
   transformer: transformer.TransformerConfig
@@ -47,6 +49,7 @@ class DecoderLMConfig:
   num_target_levels: int
   codebook_size: int
   aligned_conditioning: float = 0.0
+  masks_padding: bool = False
 
   def __post_init__(self):
     for field in ("vocab_size", "num_target_levels", "codebook_size"):
@@ -57,6 +60,11 @@ class DecoderLMConfig:
     if not self.aligned_conditioning >= 0:
       raise ValueError(
         f"aligned_conditioning={self.aligned_conditioning}: expected >= 0"
+      )
+    if self.aligned_conditioning and self.masks_padding:
+      raise ValueError(
+        f"aligned_conditioning={self.aligned_conditioning}: expected 0 where "
+        "conditioning is padded, for codes without repeats have no instants"
       )
     if not self.transformer.causal:
       raise ValueError("transformer.causal=False: expected True")
@@ -105,6 +113,19 @@ class DecoderLM(nn.Module):
       self.config.aligned_conditioning,
     )
 
+  def _mask(
+    self, tokens: jax.Array, shapes: Sequence[tuple[int, int]]
+  ) -> jax.Array | None:
+    """False on padding in the conditioning; None where none is masked.
+
+    The position before the first target token is never masked, for that token
+    is predicted there.
+    """
+    if not self.config.masks_padding:
+      return None
+    is_told = np.arange(tokens.shape[1]) < target_start(shapes)
+    return (tokens != stages_lib.PAD_ID) | ~is_told
+
   def __call__(
     self,
     tokens: jax.Array,
@@ -144,7 +165,10 @@ class DecoderLM(nn.Module):
         x, jnp.repeat(self._aligned(tokens, shapes), levels, axis=1)
       )
     hidden = self.transformer(
-      x, deterministic=deterministic, segment_ids=segment_ids
+      x,
+      self._mask(tokens, shapes),
+      deterministic=deterministic,
+      segment_ids=segment_ids,
     )
     batch, _, embed_dim = hidden.shape
     start = target_start(shapes)
@@ -213,6 +237,7 @@ class DecoderLM(nn.Module):
       x = _add_at_end(x, aligned[:, :known])
     hidden = self.transformer(
       x,
+      self._mask(tokens, shapes),
       decode=True,
       # One more: the decode loop also takes in the last token.
       cache_length=1 + sum(math.prod(shape) for shape in shapes),
@@ -300,7 +325,8 @@ def sum_of_instants(
   """
   target_frames, _ = shapes[-1]
   none = embed_tokens(tokens[:, :0])
-  total = jnp.zeros((len(tokens), target_frames, none.shape[-1]), none.dtype)
+  shape = (tokens.shape[0], target_frames, none.shape[-1])
+  total = jnp.zeros(shape, none.dtype)
   start = 0
   for frames, levels in shapes[:-1]:
     end = start + frames * levels

@@ -2,8 +2,8 @@
 """AudioLM: music without text, from nothing or from the begin of a recording.
 
 Semantic -> coarse -> fine -> codec (arXiv 2209.03143), the stages of MusicLM
-without MuLan. Repeated semantic codes are kept, as in MusicLM: AudioLM's stages
-leave them out, which is not built here.
+without MuLan. Repeated semantic codes are kept, as in MusicLM, unless the
+stages were trained without (`stages.Segment.unique_consecutive`), as AudioLM's.
 """
 
 import os

@@ -26,6 +26,7 @@ from musiclm_jax.systems import (
   stage_lm,
   stage_sampling,
   stage_windows,
+  unique_stages,
 )
 
 # Durations are generated in whole multiples and trimmed: few shapes to compile,
@@ -42,7 +43,8 @@ class Generation:
     sample_rate_hz: of the waveform.
     codes: int32 `[batch, frames, codebooks]` by stream: 'mulan', 'semantic',
       'acoustic', covering the waveform; 'melody' where one was given. Of a
-      story, 'mulan' has a frame per prompt.
+      story, 'mulan' has a frame per prompt. Semantic codes without repeats are
+      those of a whole crop, with -1 behind their end.
     seeds: one per item.
   """
 
@@ -116,6 +118,8 @@ class Request:
 
   def num_frames(self, stage: stage_windows.StageWindows) -> int:
     """Target frames that a stage makes, given ones included."""
+    if stage.spec.target.unique_consecutive:
+      return stage.window_frames
     if self.is_whole:
       rate_hz = stage.target_stream.frame_rate_hz
       return needed_frames(self.seconds, rate_hz)
@@ -128,6 +132,13 @@ class Request:
     if codes is None or not codes.shape[1]:
       return None
     levels = codes[:, :, target.first_level : target.end_level]
+    if target.unique_consecutive:
+      rate_hz = stage.target_stream.frame_rate_hz
+      return unique_stages.given_codes(
+        stage,
+        np.asarray(levels, np.int32),
+        needed_frames(self.seconds, rate_hz),
+      )
     return np.asarray(levels, np.int32)[:, : self.num_frames(stage)]
 
   def stage_keys(self, name: str) -> jax.Array:
@@ -187,7 +198,7 @@ class Cascade:
     self.fingerprints = dict(fingerprints or {})
 
   def check_streams(self) -> None:
-    """Raises UserError unless stages were made for the tokenizers' streams."""
+    """Raises UserError unless stages fit the tokenizers and each other."""
     owners = [self.codec, self.mulan, self.semantic_tokenizer, self.melody]
     stages = self.stages | self.acoustic
     if self.melody_stage is not None:
@@ -202,6 +213,7 @@ class Cascade:
           raise errors.UserError(
             f"stage {name!r} was made for {found}, the tokenizer gives {stream}"
           )
+    unique_stages.check_stages(stages)
 
   def with_acoustic(self, choice: str) -> typing.Self:
     """The same system, whose acoustic codes are made as chosen.
@@ -282,6 +294,7 @@ class Cascade:
     """Raises UserError if a number is out of range, or guidance impossible."""
     self.check(request.seconds, request.sampling)
     stages = self.stages_of(request)
+    unique_stages.check_scenes(stages, request.conditioning)
     is_negative_given = bool(request.negative)
     stage_sampling.check_guidance(request.sampling, stages, is_negative_given)
 
@@ -293,6 +306,7 @@ class Cascade:
       raise errors.UserError(f"seconds={seconds}: expected a positive number")
     if round(seconds * self.codec.sample_rate_hz) < 1:
       raise errors.UserError(f"seconds={seconds}: shorter than one sample")
+    unique_stages.check_seconds(self.stages, seconds, QUANTUM_SECS)
     stage_sampling.as_configs(sampling)
 
   def sample(self, request: Request) -> dict[str, np.ndarray]:
@@ -333,6 +347,8 @@ class Cascade:
     """Codes of whole seconds, as far as they are asked for; see `sample`."""
     codes = dict(codes)
     for stage in self.stages_of(request).values():
+      if stage.spec.target.unique_consecutive:
+        continue
       stream = stage.target_stream
       frames = needed_frames(request.seconds, stream.frame_rate_hz)
       codes[stream.name] = codes[stream.name][:, :frames]
@@ -403,5 +419,7 @@ def seam_secs(
   """
   for name, stage in system.stages_of(request).items():
     plan = plan_of(name, stage, request, request.conditioning)
+    if stage.spec.target.unique_consecutive:
+      plan = ()
     times = [w.new_start / stage.target_stream.frame_rate_hz for w in plan]
     yield name, tuple(t for t in times if 0 < t < request.seconds)

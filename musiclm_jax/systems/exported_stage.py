@@ -94,7 +94,7 @@ class ExportedStage(stage_windows.StageWindows):
       lambda leaf: jnp.asarray(leaf, dtype), artifact.arrays
     )
     layout = stages_lib.StageLayout(self.spec, self.streams)
-    self._offsets = layout.target_offsets
+    self._offsets, self._end_code = layout.target_offsets, layout.end_code
     self._generate = jax.jit(
       self._generate_program,
       static_argnames=("num_known", "num_frames", "sampling"),
@@ -206,5 +206,6 @@ class ExportedStage(stage_windows.StageWindows):
       sampling,
       rows.forced,
       rows.num_forced,
+      self._end_code,
     )
     return codes

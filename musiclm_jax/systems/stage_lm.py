@@ -129,7 +129,10 @@ class StageLM(stage_windows.StageWindows):
     )
     self._score = jax.jit(self._score_program, static_argnames=("shapes",))
     self._generate_program = functools.partial(
-      stage_program.generate_program, self._network, layout.target_offsets
+      stage_program.generate_program,
+      self._network,
+      layout.target_offsets,
+      end_code=layout.end_code,
     )
     self._generate = jax.jit(
       self._generate_program,
@@ -194,7 +197,8 @@ class StageLM(stage_windows.StageWindows):
         duration.
 
     Returns:
-      float32 nats `[batch, frames, levels]`.
+      float32 nats `[batch, frames, levels]`; of codes without repeats those
+      of `StageLayout.target_codes`, and 0 behind their end.
 
     Raises:
       ValueError: if the frames of the streams do not fit together.
@@ -203,14 +207,16 @@ class StageLM(stage_windows.StageWindows):
     layout = self._layout(np.shape(codes[target.stream])[-2])
     tokens = layout.encode(codes)
     bos = np.full_like(tokens[:, :1], stages_lib.BOS_ID)
-    return np.asarray(
+    scored = layout.decode_target(tokens[:, layout.target_start :])
+    nats = np.asarray(
       self._score(
         self._variables,
         np.concatenate([bos, tokens[:, :-1]], axis=1),
-        layout.decode_target(tokens[:, layout.target_start :]),
+        scored,
         shapes=layout.shapes,
       )
     )
+    return nats if layout.end_code is None else np.where(scored < 0, 0, nats)
 
   def _score_program(
     self,
@@ -255,7 +261,8 @@ class StageLM(stage_windows.StageWindows):
         or `[batch]`; all of them by default.
 
     Returns:
-      int32 `[batch, num_frames, levels]`, without the prefix.
+      int32 `[batch, num_frames, levels]`, without the prefix; of codes without
+      repeats -1 behind their end.
 
     Raises:
       ValueError: if frames do not fit, or guidance is asked of a stage without

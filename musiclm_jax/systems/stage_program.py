@@ -39,8 +39,9 @@ def decode_network(
       unrolled,
       layout.vocab_size,
       layout.num_target_levels,
-      layout.target_stream.codebook_size,
+      layout.num_target_codes,
       aligned_conditioning,
+      spec.pads_conditioning,
     ),
     precision,
   )
@@ -58,6 +59,7 @@ def generate_program(
   shapes: tuple[tuple[int, int], ...],
   num_frames: int,
   sampling: sampling_lib.SamplingConfig,
+  end_code: int | None = None,
 ) -> jax.Array:
   """Prefill, then the decode loop, as one program.
 
@@ -101,5 +103,6 @@ def generate_program(
     sampling,
     forced,
     num_forced,
+    end_code,
   )
   return codes

@@ -50,6 +50,11 @@ def rows(
   """
   spec, levels = layout.spec, layout.num_target_levels
   known = 0 if prefix is None else prefix.shape[1]
+  if known and layout.end_code is not None:
+    raise ValueError(
+      f"prefix of {known} frames for stage {spec.name!r}: expected none, known "
+      "codes without repeats are given as forced ones"
+    )
   tokens = _prefix_tokens(layout, conditioning, prefix, batch)
   if sampling.guidance != 1:
     if set(negative or ()) & set(spec.conditioning_streams):

@@ -101,7 +101,12 @@ class StageWindows(abc.ABC):
 
   @property
   def prefix_frames(self) -> int:
-    """Frames that windows after one another share (MusicLM sec. 5.3)."""
+    """Frames that windows after one another share (MusicLM sec. 5.3).
+
+    None where codes have no time, and so but one window.
+    """
+    if self.spec.target.unique_consecutive:
+      return 0
     return self.window_frames // 2
 
   def _layout(self, num_frames: int) -> stages_lib.StageLayout:
@@ -144,6 +149,9 @@ class StageWindows(abc.ABC):
       name: of a stream among the conditioning.
       total_frames: of that stream, in the whole item.
     """
+    for segment in self.spec.segments[:-1]:
+      if segment.stream == name and segment.unique_consecutive:
+        return slice(0, total_frames)
     rate_hz = self.target_stream.frame_rate_hz or 1.0
     stream = self.streams[name]
     return continuation.stream_span(

@@ -124,7 +124,7 @@ def stage_flops(stage: token_lm.TokenLM, batch_size: int) -> float:
   length = layout.length
   seen = length * (length + 1) // 2
   layer = 2 * length * weights + 4 * seen * width
-  codes = layout.target_stream.codebook_size
+  codes = layout.num_target_codes
   head = 2 * (length - layout.target_start) * config.embed_dim * codes
   return 3.0 * batch_size * (config.num_layers * layer + head)
 

@@ -24,6 +24,9 @@ STREAMS = {
     # MusicLM sec. 5.2, the ablation without a semantic stage.
     (stages.coarse_stage(num_semantic_codebooks=0), 2012, 12),
     (stages.fine_stage(), 1800, 600),
+    # Codes without repeats have the room of all, whatever is left out.
+    (stages.semantic_stage(unique_consecutive=True), 762, 12),
+    (stages.coarse_stage(unique_consecutive=True), 2262, 262),
   ],
 )
 def test_published_lengths(spec, length, target_start):
@@ -87,6 +90,42 @@ def test_padding_becomes_pad_id():
   layout = stages.StageLayout(stages.semantic_stage(), STREAMS, secs=1.0)
   codes = np.full((1, 25, 1), -1, np.int32)
   assert (layout.encode_segment(1, codes) == stages.PAD_ID).all()
+
+
+def _unique(spec_of, codes, secs=None):
+  """Layout of 0.2 s, and tokens of a row of semantic codes."""
+  spec = spec_of(num_mulan_codebooks=0, crop_secs=0.2, unique_consecutive=True)
+  layout = stages.StageLayout(spec, STREAMS, secs)
+  return layout, {"semantic": np.array([codes], np.int32)[..., np.newaxis]}
+
+
+def test_target_without_repeats_ends_with_an_id_of_its_own():
+  layout, codes = _unique(stages.semantic_stage, [7, 7, 9, 9, 7])
+  plain = stages.StageLayout(stages.semantic_stage(0, 0.2), STREAMS)
+  assert (plain.end_code, plain.num_target_codes) == (None, 1024)
+  assert (layout.end_code, layout.num_target_codes) == (1024, 1025)
+  assert layout.vocab_size == plain.vocab_size + 1
+  tokens = layout.encode(codes)
+  np.testing.assert_array_equal(
+    tokens, [[9, 11, 9, layout.vocab_size - 1, stages.PAD_ID]]
+  )
+  decoded = layout.target_codes(codes["semantic"])[0, :, 0]
+  np.testing.assert_array_equal(decoded[:4], [7, 9, 7, 1024])
+  assert decoded[4] < 0
+  # What is without repeats already, with its end, stays.
+  again = layout.encode({"semantic": layout.decode_target(tokens)})
+  np.testing.assert_array_equal(again, tokens)
+
+
+def test_conditioning_without_repeats_ends_where_the_target_begins():
+  for secs in (None, 0.04):  # Of a crop, whatever the duration.
+    layout, codes = _unique(stages.coarse_stage, [7, 7, 9, 9, 7], secs)
+    assert layout.target_start == 5 and layout.end_code is None
+    tokens = layout.encode_segment(0, codes["semantic"])
+    np.testing.assert_array_equal(tokens, [[0, 0, 9, 11, 9]])
+  assert layout.spec.pads_conditioning and not layout.spec.is_timed
+  with pytest.raises(ValueError, match=r"levels \[0, 2\).*first level only"):
+    stages.Segment("acoustic", 0, 2, unique_consecutive=True)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])

@@ -2,6 +2,7 @@
 """What a decoder is given: inputs, targets and weights."""
 
 import numpy as np
+import pytest
 
 from musiclm_jax.core import stages
 from musiclm_jax.core import streams as streams_lib
@@ -29,6 +30,19 @@ def test_weights_are_one_exactly_on_real_target_tokens():
   np.testing.assert_array_equal(inputs, [stages.BOS_ID, *expected[:-1]])
   np.testing.assert_array_equal(weights, [0] * 5 + [1] * 6 + [0] * 2)
   assert (inputs.dtype, weights.dtype) == (np.int32, np.float32)
+
+
+def test_the_end_has_a_weight_and_what_follows_has_none():
+  spec = stages.semantic_stage(0, 4.0, unique_consecutive=True)
+  layout = stages.StageLayout(spec, _STREAMS)
+  converter = feature_converters.StageConverter(layout)
+  semantic = np.array([[5], [5], [9], [9], [5], [-1], [-1], [-1]], np.int32)
+  inputs, targets, weights = converter.encode(semantic)
+  np.testing.assert_array_equal(targets, [7, 11, 7, 18, 0, 0, 0, 0])
+  np.testing.assert_array_equal(inputs, [1, 7, 11, 7, 18, 0, 0, 0])
+  np.testing.assert_array_equal(weights, [1, 1, 1, 1, 0, 0, 0, 0])
+  with pytest.raises(ValueError, match="num_packed=2.*without repeats"):
+    feature_converters.StageConverter(layout, num_packed=2)
 
 
 def test_fine_stage_reads_one_stream_twice():

@@ -21,10 +21,11 @@ from musiclm_jax.data import (
 )
 
 SPEC = stages.coarse_stage(3, 2, 1.0)
+UNIQUE = stages.semantic_stage(3, 1.0, unique_consecutive=True)
 
 
-def make_recipe(small_cache, weights=()):
-  config = tasks.StageTaskConfig((small_cache,) * 2, SPEC, weights)
+def make_recipe(small_cache, weights=(), spec=SPEC):
+  config = tasks.StageTaskConfig((small_cache,) * 2, spec, weights)
   return tasks.stage_recipe(config)
 
 
@@ -32,9 +33,11 @@ def take(batches, count):
   return list(itertools.islice(batches, count))
 
 
-@pytest.mark.parametrize("weights", [(), (3.0, 1.0)])
-def test_batches_are_those_of_the_task(weights, small_cache):
-  recipe = make_recipe(small_cache, weights)
+@pytest.mark.parametrize(
+  "weights, spec", [((), SPEC), ((3.0, 1.0), SPEC), ((), UNIQUE)]
+)
+def test_batches_are_those_of_the_task(weights, spec, small_cache):
+  recipe = make_recipe(small_cache, weights, spec)
   fast = loader.Loader(recipe, 6, seed=3)
   slow = loader.Loader(dataclasses.replace(recipe, reader=None), 6, seed=3)
   for one, two in [

@@ -52,6 +52,36 @@ def test_levels_cycle_and_tokens_carry_level_offsets():
   assert int(cache) == 6
 
 
+def test_codes_without_repeats_end_and_stay_ended():
+  # Row by row, what the network wants at each position; 3 is the end.
+  wanted = jnp.array(
+    [[3, 1, 1, 1, 3, 0], [2, 2, 2, 3, 1, 1], [0, 3, 0, 1, 2, 0]]
+  )
+
+  def logits(hidden, level):
+    at = jnp.take_along_axis(wanted, hidden.astype(jnp.int32), axis=1)
+    # A second choice: the next code.
+    return jax.nn.one_hot(at[:, 0], 4) + 0.5 * jax.nn.one_hot(at[:, 0] + 1, 4)
+
+  codes, _ = autoregressive.decode(
+    lambda cache, token: (cache + 1, jnp.full((3, 1), cache + 1.0)),
+    logits,
+    jnp.int32(0),
+    jnp.zeros((3, 1)),
+    jax.random.split(jax.random.key(0), 3),
+    jnp.zeros(3, jnp.int32),
+    OFFSETS[:1],
+    6,
+    sampling.SamplingConfig(0.0),
+    jnp.array([[[1]], [[0]], [[0]]]).repeat(6, 1),
+    jnp.array([0, 2, 0]),
+    end_code=3,
+  )
+  # First: the end is not the begin, no code twice. Second: two are given.
+  expected = [[0, 1, 2, 1, -1, -1], [0, 0, 2, -1, -1, -1], [0] + [-1] * 5]
+  np.testing.assert_array_equal(codes[..., 0], expected)
+
+
 def test_forced_frames_are_taken_and_continued_from():
   forced = np.zeros((1, 3, 2), np.int32)
   forced[0, 0] = [4, 1]

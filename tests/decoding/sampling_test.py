@@ -63,3 +63,25 @@ def test_draw_depends_on_own_key_and_position_only():
 def test_bad_values_are_refused(fields):
   with pytest.raises(ValueError, match=next(iter(fields))):
     sampling.SamplingConfig(**fields)
+
+
+def test_the_end_comes_as_often_as_it_is_likely_and_no_code_twice():
+  chances = np.array([0.5, 0.2, 0.2, 0.1], np.float32)
+  logits = jnp.tile(jnp.log(chances), (2000, 1))
+  keys = jax.random.split(jax.random.key(0), 2000)
+  # Cold, and of one code only: the end, 0.1 of what is not code 0, stays.
+  for config in (
+    sampling.SamplingConfig(0.2),
+    sampling.SamplingConfig(1.0, top_k=1),
+  ):
+    draw = jax.jit(sampling.sample_or_end, static_argnums=3)
+    codes = np.asarray(draw(logits, jnp.zeros(2000, jnp.int32), keys, config))
+    assert not (codes == 0).any()
+    assert np.mean(codes == 3) == pytest.approx(0.2, abs=0.03)
+    # After the end nothing ends: it is the one before.
+    codes = draw(logits, jnp.full(2000, 3), keys, config)
+    assert np.asarray(codes).max() < 3
+  greedy = sampling.sample_or_end(
+    logits[:1], jnp.array([0]), keys[:1], sampling.SamplingConfig(0.0)
+  )
+  assert int(greedy[0]) == 1

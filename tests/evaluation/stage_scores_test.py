@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.core import stages
+from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.evaluation import stage_scores
 
 _TARGET = stages.Segment("acoustic", 1, 3)
@@ -74,3 +75,21 @@ def test_a_wrong_shape_or_nan_is_refused():
   heldout["mulan"] = heldout["mulan"][:2]
   with pytest.raises(ValueError, match="equally many"):
     stage_scores.score_in_batches(_Stage(), heldout)
+
+
+def test_codes_without_repeats_are_counted_with_the_end_of_each_crop():
+  streams = {"semantic": streams_lib.TokenStream("semantic", 8, 1, 5.0)}
+  spec = stages.semantic_stage(0, 1.0, unique_consecutive=True)
+  layout = stages.StageLayout(spec, streams)
+  # Two crops and a rest, which does not end where a crop does.
+  clip = np.array([3, 3, 4, 4, 3, 1, 2, 1, 2, 1, 6, 6], np.int32)[:, np.newaxis]
+  heldout, train = stage_scores.targets_as_modelled(
+    layout, {"semantic": clip[np.newaxis, :5]}, [clip]
+  )
+  rows = [[3, 4, 3, 8], [1, 2, 1, 2, 1], [6]]
+  assert [crop[crop >= 0].tolist() for crop in train] == rows
+  kept = heldout["semantic"][0, :, 0]
+  assert kept[:4].tolist() == rows[0] and kept[4] < 0
+  plain = stages.StageLayout(stages.semantic_stage(0, 1.0), streams)
+  _, same = stage_scores.targets_as_modelled(plain, heldout, [clip])
+  assert same[0] is clip

@@ -33,10 +33,12 @@ SHAPES = ((1, 3), (2, 1), (4, 2))
 LENGTH, START = 13, 5
 
 
-def _network(aligned_conditioning=0.0, **fields):
+def _network(aligned_conditioning=0.0, masks_padding=False, **fields):
   stack = transformer.TransformerConfig(2, 8, 2, 12, **fields)
   return decoder_lm.DecoderLM(
-    decoder_lm.DecoderLMConfig(stack, 20, 2, 5, aligned_conditioning)
+    decoder_lm.DecoderLMConfig(
+      stack, 20, 2, 5, aligned_conditioning, masks_padding
+    )
   )
 
 
@@ -74,11 +76,14 @@ def _init(network, tokens):
   )
 
 
-@pytest.mark.parametrize("aligned", [0.0, 3.0])
+@pytest.mark.parametrize("aligned, masked", [(0.0, 0), (3.0, 0), (0.0, 1)])
 @pytest.mark.parametrize("num_known", [0, 3])
-def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
-  network = _network(aligned, scan_layers=True)
+def test_cached_decode_logits_equal_teacher_forced_logits(
+  aligned, masked, num_known
+):
+  network = _network(aligned, bool(masked), scan_layers=True)
   tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, 20)
+  tokens = tokens.at[0, 1 : 1 + 3 * masked].set(0)
   variables = _init(network, tokens)
   expected = jax.jit(lambda v, x: network.apply(v, x, SHAPES))(
     variables, tokens
@@ -115,6 +120,24 @@ def test_cached_decode_logits_equal_teacher_forced_logits(aligned, num_known):
   decoded = jnp.stack(logits, axis=1)
   expected = expected.reshape(2, -1, 5)[:, num_known:]
   np.testing.assert_allclose(decoded, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["plain", "blocked"])
+def test_padding_in_front_is_as_if_it_were_not_there(attention):
+  # Without BOS, of which the distance differs.
+  network = _network(masks_padding=True, attention=attention)
+  tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 1, 20)
+  tokens = tokens.at[:, :3].set(0)
+  variables = _init(network, tokens)
+  apply = jax.jit(network.apply, static_argnums=2)
+  logits = apply(variables, tokens, SHAPES)
+  bare = apply(variables, tokens[:, 3:], ((2, 1), (4, 2)))
+  np.testing.assert_allclose(logits, bare, atol=1e-5)
+  # Only what is masked is: padding elsewhere is a token like others.
+  hidden = apply(variables, tokens.at[:, START].set(0), SHAPES)
+  assert np.abs(hidden - logits).max() > 1e-3
+  with pytest.raises(ValueError, match="aligned_conditioning=3.0.*repeats"):
+    _network(3.0, True)
 
 
 def test_aligned_conditioning_tells_each_frame_its_own_codes():

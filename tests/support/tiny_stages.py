@@ -23,7 +23,8 @@ def make_params(spec, streams, scale=3.0):
       STACK,
       layout.vocab_size,
       layout.num_target_levels,
-      layout.target_stream.codebook_size,
+      layout.num_target_codes,
+      masks_padding=spec.pads_conditioning,
     )
   )
   shapes = jax.eval_shape(

@@ -5,14 +5,23 @@ Codec and stages are real with random weights; MuLan and the semantic tokenizer
 are made by hand.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_stages
 
-from musiclm_jax.core import artifacts, errors, rvq, stages, streams
-from musiclm_jax.decoding import tracks
+from musiclm_jax.core import (
+  artifacts,
+  errors,
+  rvq,
+  stages,
+  streams,
+  unique_codes,
+)
+from musiclm_jax.decoding import sampling, tracks
 from musiclm_jax.networks import soundstream
 from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import (
@@ -21,6 +30,7 @@ from musiclm_jax.systems import (
   cascade,
   musiclm,
   stage_lm,
+  stage_tokens,
   story,
   streaming,
   tokenizers,
@@ -373,3 +383,98 @@ def test_audiolm_knows_no_text(system, audio):
   np.testing.assert_array_equal(codes[:, :10], given["acoustic"])
   with pytest.raises(errors.UserError, match="no mulan"):
     audio_prompt.continuation(alone, audio, 2.0, ["drums"])
+
+
+def _unique_stages(coarse_secs=2.0):
+  return (
+    _stage(stages.semantic_stage(0, 2.0, unique_consecutive=True)),
+    _stage(stages.coarse_stage(0, 2, coarse_secs, unique_consecutive=True)),
+  )
+
+
+@pytest.fixture(name="unique", scope="module")
+def _unique(system):
+  return audiolm.AudioLM(
+    system.codec, *_unique_stages(), system.stages["fine"], _Semantic()
+  )
+
+
+def _is_without_repeats(codes):
+  """Of `[frames]`: no code twice, then perhaps padding to the end."""
+  count = (codes >= 0).sum()
+  kept = codes[:count]
+  return count and (kept[1:] != kept[:-1]).all() and (codes[count:] < 0).all()
+
+
+def test_codes_without_repeats_are_of_a_crop_and_rows_do_not_mix(unique):
+  # Hot, so that some end early and some are as long as a crop.
+  hot = (3.0, 0.8, 0.6)
+  made = unique.generate(4, 2.0, 5, hot)
+  semantic = made.codes["semantic"]
+  assert semantic.shape == (4, 10, 1) and made.waveform.shape == (4, 120)
+  assert all(_is_without_repeats(row) for row in semantic[..., 0])
+  assert len(set((semantic[..., 0] >= 0).sum(1))) > 1
+  for row in (0, 3):
+    alone = unique.generate(1, 2.0, 5 + row, hot)
+    for name, codes in alone.codes.items():
+      np.testing.assert_array_equal(codes[0], made.codes[name][row])
+  # Shorter items are told the same codes, and are their begin.
+  short = unique.generate(4, 1.0, 5, hot)
+  _same(short.codes, made.codes, ["semantic"])
+  np.testing.assert_array_equal(
+    short.codes["acoustic"], made.codes["acoustic"][:, :10]
+  )
+  _whole_and_pieces(unique, unique.request(1, 2.0, 5, hot))
+
+
+def test_given_audio_goes_on_without_its_repeats(unique, audio):
+  frames = audio.waveform[:24].reshape(2, 12).repeat([2, 3], axis=0)
+  audio = audio_prompt.AudioPrompt(frames.ravel(), 60)
+  given, _ = audio_prompt.encode(unique, audio)
+  begin = unique_codes.collapse(given["semantic"], 6)[0]
+  begin = begin[: unique_codes.lengths(begin)]
+  assert len(begin) == 2
+  request = audio_prompt.continuation(unique, audio, 2.0, seed=3)
+  codes = unique.sample(request)
+  np.testing.assert_array_equal(codes["semantic"][0, : len(begin)], begin)
+  assert _is_without_repeats(codes["semantic"][0, :, 0])
+  np.testing.assert_array_equal(codes["acoustic"][:, :10], given["acoustic"])
+  # Given whole, nothing semantic is drawn; as it was made, it is made again.
+  again = audio_prompt.from_semantic(unique, codes["semantic"], {}, 3)
+  _same(unique.sample(again), codes, ["semantic"])
+  heard = audio_prompt.resynthesis(unique, audio, seed=3)
+  np.testing.assert_array_equal(
+    unique.sample(heard)["semantic"][0, :, 0],
+    np.pad(begin[:, 0], (0, 10 - len(begin)), constant_values=-1),
+  )
+
+
+def test_score_counts_the_end_and_not_what_follows(unique):
+  stage = unique.stages["semantic"]
+  codes = np.array([[1, 1, 4, 4, 4, 2, 2, 2, 5, 5]], np.int32)[..., np.newaxis]
+  nats = stage.score({"semantic": codes})
+  assert nats.shape == (1, 10, 1)
+  assert (nats[0, :5] > 0).all() and not nats[0, 5:].any()
+  kept = unique_codes.collapse(codes, 6)
+  np.testing.assert_array_equal(stage.score({"semantic": kept}), nats)
+
+
+def test_what_needs_time_is_refused_without_it(unique, system, audio):
+  with pytest.raises(errors.UserError, match="seconds=2.5.*at most 2, a crop"):
+    unique.generate(1, 2.5)
+  request = unique.request(1, 2.0)
+  scenes = tracks.Scenes((1.0,), lambda secs: None)
+  told = dataclasses.replace(request, conditioning={"mulan": scenes})
+  with pytest.raises(errors.UserError, match="'semantic'.*one prompt"):
+    unique.sample(told)
+  fine, plain = system.stages["fine"], _stage(stages.coarse_stage(0, 2, 2.0))
+  first, other = _unique_stages(1.0)
+  with pytest.raises(errors.UserError, match="crops of 1 s.*'semantic' of 2 s"):
+    audiolm.AudioLM(system.codec, first, other, fine)
+  with pytest.raises(errors.UserError, match="codes with repeats, .*without"):
+    audiolm.AudioLM(system.codec, first, plain, fine)
+  layout = stages.StageLayout(first.spec, first.streams)
+  with pytest.raises(ValueError, match="prefix of 3 frames.*forced"):
+    stage_tokens.rows(
+      layout, {}, np.zeros((1, 3, 1), int), 7, sampling.SamplingConfig(), 1
+    )
