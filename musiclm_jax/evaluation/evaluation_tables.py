@@ -102,7 +102,11 @@ def numbers(runs: Runs, table: Mapping[str, Any] | None) -> list[str]:
         paired,
       ),
     ]
-  return found
+  every = [card for run in runs for card in run.cards.values()]
+  notes = [
+    f"{run.name}: {note}" for run in runs for note in run.report["notes"]
+  ]
+  return found + _warnings(every, notes)
 
 
 def _compared(cell: Mapping[str, Any] | None) -> str:
@@ -125,10 +129,10 @@ def _warnings(
   cards: Sequence[metric_card.MetricCard], notes: Sequence[str]
 ) -> list[str]:
   """What a reader has to know, each sentence once with its metrics."""
-  by_text: dict[str, list[str]] = {}
+  by_text: dict[str, dict[str, None]] = {}
   for card in cards:
     for text in card.warnings:
-      by_text.setdefault(text, []).append(card.metric)
+      by_text.setdefault(text, {})[card.metric] = None
   told = [f"{text} ({', '.join(names)})" for text, names in by_text.items()]
   items = "".join(f"<li>{html.escape(text)}</li>" for text in (*told, *notes))
   if not items:

@@ -125,6 +125,9 @@ def test_worst_clips_come_first(root):
 
 def test_runs_stand_side_by_side(root):
   text = (root / "two" / "index.html").read_text()
+  # What a reader has to know, once for all runs.
+  assert text.count("<li>1,000 of 5,521 items were scored (MCC)</li>") == 1
+  assert "<li>second: KAD was not computed" in text
   assert "30 of 50 clips" in text and text.count("<audio") == 60
   assert "better" in text and "Difference to first" in text
 
