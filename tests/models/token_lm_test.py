@@ -270,3 +270,15 @@ def test_bad_rates_are_named():
     _model(condition_dropout_rate=0.1, dropped_streams=())
   with pytest.raises(ValueError, match="target_dropout_rate=1.0"):
     _model(target_dropout_rate=1.0)
+
+
+def test_codes_without_repeats_are_neither_packed_nor_of_an_instant():
+  stack = transformer.TransformerConfig(1, 32, 2, 32)
+  spec = stages.coarse_stage(2, 2, 1.0, unique_consecutive=True)
+  with pytest.raises(ValueError, match="packed=True: expected False.*repeats"):
+    token_lm.TokenLMConfig(spec, STREAMS, stack, packed=True)
+  config = token_lm.TokenLMConfig(
+    spec, STREAMS, stack, aligned_conditioning=1.0
+  )
+  with pytest.raises(ValueError, match="aligned_conditioning=1.0.*no instants"):
+    token_lm.TokenLM(config)
