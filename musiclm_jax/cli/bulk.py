@@ -15,19 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from musiclm_jax.cli import generated_files, jobs, sigterm
 from musiclm_jax.core import atomic_files, errors, progress
 from musiclm_jax.data import shard_claims
-from musiclm_jax.partitioning import mesh as mesh_lib
-from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.systems import (
   candidates,
   cascade,
   continuous_batching,
   provenance,
-  stage_lm,
   stage_windows,
 )
 
@@ -38,24 +33,6 @@ _WAIT_NOTE_SECS = 30.0
 
 Item = generated_files.Item
 Settings = Mapping[Item, Mapping[str, Any]]
-
-
-def _spread(system: cascade.Cascade) -> int:
-  """Lets all devices of this process work on stages; their number.
-
-  A back end stays on the first device.
-  """
-  devices = jax.local_devices()
-  if len(devices) > 1:
-    partitioner = partitioner_lib.Partitioner(mesh_lib.MeshConfig(), devices)
-    run = [system.stages_for(False), {}]
-    if system.melody_stage is not None:
-      run[1] = system.stages_for(True)
-    stages = {id(one): one for some in run for one in some.values()}
-    for stage in stages.values():
-      if isinstance(stage, stage_lm.StageLM):
-        stage.spread(partitioner)
-  return len(devices)
 
 
 def batch_sizes(
@@ -96,11 +73,11 @@ class _Bulk:
     request: Callable[[Item, Sequence[int]], cascade.Request],
     items: Sequence[Item],
     settings: Settings,
+    num_devices: int,
   ):
     self._job, self._system, self._request = job, system, request
     self._items, self._settings = items, settings
     self._folder = pathlib.Path(job.output_dir)
-    num_devices = _spread(system)
     sizes = batch_sizes(job, system, items, num_devices)
     self.batcher = continuous_batching.Batcher(system, *sizes)
     self._kept: dict[Item, list[candidates.Candidate]] = (
@@ -231,6 +208,7 @@ def generate(
   request: Callable[[Item, Sequence[int]], cascade.Request],
   items: Sequence[Item],
   settings: Settings,
+  num_devices: int = 1,
 ) -> None:
   """Makes the files of a job that are not there yet, and the manifest.
 
@@ -240,9 +218,10 @@ def generate(
     request: what `system.run` makes of an item, for seeds.
     items: all of the job.
     settings: of each item.
+    num_devices: that rows are split over (`cascade.Cascade.spread`).
 
   Raises:
     UserError: if an item cannot be made.
     Preempted: on SIGTERM; finished files stay.
   """
-  _Bulk(job, system, request, items, settings).run()
+  _Bulk(job, system, request, items, settings, num_devices).run()

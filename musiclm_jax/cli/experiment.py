@@ -101,9 +101,14 @@ class Experiment:
       partitioner: the mesh; the experiment's own by default.
       options: of this start.
       books: where the time goes; closed by the caller.
+
+    Raises:
+      UserError: as `loop.train`, or if the held-out split is not there.
     """
     partitioner = partitioner or self.make_partitioner()
     host, hosts = partitioner.host_part()
+    # Raises if there is no held-out split, at the start and not hours later.
+    self.data.num_eval_batches()
 
     def train_batches(start_step):
       return self.data.train_batches(start_step, host, hosts)

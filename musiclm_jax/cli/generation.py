@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from musiclm_jax.audio import wav_tags
@@ -267,6 +268,8 @@ def make(job: jobs.GenerateJob) -> list[pathlib.Path]:
     job, system.stages_for(bool(job.melody)), system.temperatures
   )
   settings = _all_settings(items, job, system, sampling, about)
+  devices = jax.local_devices()
+  system.spread(devices)
   request = _requests(job, system, mode, sampling)
   if job.stream:
     (item,) = items
@@ -276,7 +279,7 @@ def make(job: jobs.GenerateJob) -> list[pathlib.Path]:
     (item,) = items
     _make_one(job, system, request, item, settings[item])
   else:
-    bulk.generate(job, system, request, items, settings)
+    bulk.generate(job, system, request, items, settings, len(devices))
   return [path for item in items for path in item.paths]
 
 

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "deleted at the end",
   )
   parser.add_argument(
+    "--acoustic",
+    default="stages",
+    help="what makes acoustic codes, as of musiclm generate (default: "
+    "%(default)s)",
+  )
+  parser.add_argument(
     "--max_seconds",
     type=float,
     default=60.0,

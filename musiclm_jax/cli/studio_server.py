@@ -103,7 +103,7 @@ def serve(args: argparse.Namespace) -> None:
   with contextlib.ExitStack() as stack:
     listener = stack.enter_context(serving.listen(args.host, args.port))
     folder = stack.enter_context(_work_dir(args.work_dir))
-    system = audiolm.load(args.bundle)
+    system = audiolm.load(args.bundle).with_acoustic(args.acoustic)
     studio = studio_session.Studio(system, folder, allowed)
     queue = studio_queue.Queue(args.max_waiting)
     stack.callback(queue.close)

@@ -130,7 +130,7 @@ class Studio:
     return any(
       stage_sampling.MULAN in stage.spec.conditioning_streams
       and stage.spec.dropped_streams
-      for stage in self._system.stages.values()
+      for stage in self._system.stages_for(False).values()
     )
 
   @property
@@ -314,6 +314,7 @@ class Studio:
       }
     return about | {
       "seconds": wish.secs,
+      "acoustic": self._system.acoustic_choice,
       "sampling": stage_sampling.describe(self._sampling(plan)),
       "sample_rate_hz": self.sample_rate_hz,
       "bundle_fingerprint": self._fingerprint,

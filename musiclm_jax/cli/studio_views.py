@@ -50,6 +50,8 @@ _STAGES = {
   "semantic": "composing (semantic stage)",
   "coarse": "sounding (coarse stage)",
   "fine": "refining (fine stage)",
+  "acoustic_depthwise": "sounding (depth-wise decoder)",
+  "acoustic_soundstorm": "sounding (SoundStorm)",
   watched.AUDIO: "decoding",
   "": "reading the prompt",
 }

@@ -49,6 +49,10 @@ class WithNoise:
       self._data.train_batches(*position), self._noise.train_batches(*position)
     )
 
+  def num_eval_batches(self, split: str | None = None) -> int:
+    """As `Loader.num_eval_batches`."""
+    return self._data.num_eval_batches(split)
+
   def eval_batches(
     self,
     split: str | None = None,

@@ -15,7 +15,12 @@ from musiclm_jax.audio import spectrogram
 from musiclm_jax.core import alarms, protocols, rng
 from musiclm_jax.layers import quantize, scalar_quantize
 from musiclm_jax.models import balancer as balancer_lib
-from musiclm_jax.models import codec_alarms, codec_losses, critic_pass
+from musiclm_jax.models import (
+  codec_alarms,
+  codec_losses,
+  codec_measures,
+  critic_pass,
+)
 from musiclm_jax.models import denoising as denoising_lib
 from musiclm_jax.networks import discriminators as discriminators_lib
 from musiclm_jax.networks import soundstream
@@ -156,12 +161,7 @@ class CodecGAN:
         rate_hz, config.window_lengths, config.num_mels
       )
     )
-    self._eval_mel = spectrogram.LogMelConfig(
-      sample_rate_hz=rate_hz,
-      frame_length=1024,
-      hop_length=256,
-      floor=config.mel_floor,
-    )
+    self._measures = codec_measures.CodecMeasures(self.codec, config.mel_floor)
 
   @property
   def _critic_weights(self) -> dict[str, float] | None:
@@ -237,10 +237,7 @@ class CodecGAN:
     Returns:
       New 'codebooks'; of an FSQ, which has axes in place of them, 'params'.
     """
-    codec = {
-      "params": variables["params"]["generator"],
-      "codebooks": variables["codebooks"],
-    }
+    codec = codec_measures.codec_variables(variables)
     encode = jax.jit(
       lambda codec, x: self.codec.apply(codec, x, method=self.codec.latents)
     )
@@ -287,27 +284,6 @@ class CodecGAN:
     loss = weights.reconstruction * reconstruction + weights.waveform * distance
     return loss, {"reconstruction": reconstruction, "waveform": distance}
 
-  def _metrics(self, heard, waveform, estimate, quantizer, parts):
-    """All metrics as `Mean`s weighted by the batch size."""
-    distance = jnp.abs(
-      spectrogram.log_mel(codec_losses.as_rows(waveform), self._eval_mel)
-      - spectrogram.log_mel(codec_losses.as_rows(estimate), self._eval_mel)
-    )
-    values = dict(parts)
-    values["commitment"] = quantizer.commitment
-    values["log_mel_distance"] = distance.mean()
-    values["si_snr_db"] = codec_losses.si_snr_db(waveform, estimate).mean()
-    values["input_finite"] = jnp.isfinite(heard).all().astype(jnp.float32)
-    for name in ("usage", "perplexity", "average_perplexity", "replaced"):
-      by_level = getattr(quantizer, name)
-      for level in range(self.config.codec.num_codebooks):
-        values[f"codebook_{name}/{level:02d}"] = by_level[level]
-    count = jnp.float32(waveform.shape[0])
-    return {
-      name: protocols.Mean(jax.lax.stop_gradient(value) * count, count)
-      for name, value in values.items()
-    }
-
   def loss(
     self,
     variables: protocols.Variables,
@@ -331,7 +307,9 @@ class CodecGAN:
     parts["loss"] = loss
     if self._denoising is not None:
       parts.update(self._denoised(generator, codebooks, batch, key))
-    metrics = self._metrics(waveform, waveform, estimate, quantizer, parts)
+    metrics = self._measures.metrics(
+      waveform, waveform, estimate, quantizer, parts
+    )
     return loss, protocols.LossOutput(state, metrics)
 
   def _denoised(self, generator, codebooks, batch, key):
@@ -369,25 +347,9 @@ class CodecGAN:
       float32 `[batch, len(num_codebooks)]`, mean absolute difference of
       log-mels in nats, defined as `log_mel_distance` of `loss`.
     """
-    codec = {
-      "params": variables["params"]["generator"],
-      "codebooks": variables["codebooks"],
-    }
-
-    def spectrum(sound):
-      rows = spectrogram.log_mel(codec_losses.as_rows(sound), self._eval_mel)
-      # Middle and side of two channels stand one below the other.
-      return rows.reshape(-1, waveform.shape[0], *rows.shape[1:])
-
-    codes = self.codec.apply(codec, waveform, method=self.codec.encode)
-    original, distances = spectrum(waveform), []
-    for count in num_codebooks:
-      decoded = self.codec.apply(
-        codec, codes[..., :count], method=self.codec.decode
-      )[:, : waveform.shape[1]]
-      difference = jnp.abs(original - spectrum(decoded))
-      distances.append(difference.mean((0, 2, 3)))
-    return jnp.stack(distances, 1)
+    return self._measures.distances_by_codebooks(
+      variables, waveform, num_codebooks
+    )
 
   def media(
     self, variables: protocols.Variables, batch: protocols.Batch
@@ -398,20 +360,7 @@ class CodecGAN:
       By name, `(waveform [items, samples], sample_rate_hz)` and log-mel
       pictures `[items, mels, frames, 1]` in [0, 1].
     """
-    waveform = batch["waveform"][:4]
-    codec = {
-      "params": variables["params"]["generator"],
-      "codebooks": variables["codebooks"],
-    }
-    estimate = self.codec.apply(codec, waveform, train=False).reconstruction
-    media = {}
-    for name, sound in (("original", waveform), ("decoded", estimate)):
-      sound = codec_losses.as_rows(sound)[: len(waveform)]
-      media[f"audio/{name}"] = (sound, self.config.codec.sample_rate_hz)
-      mel = spectrogram.log_mel(sound, self._eval_mel)
-      mel = jnp.clip((mel + 12.0) / 14.0, 0.0, 1.0)  # about -100 to 20 dB
-      media[f"spectrogram/{name}"] = mel.swapaxes(1, 2)[:, ::-1, :, None]
-    return media
+    return self._measures.media(variables, batch["waveform"])
 
   def _generate(self, params, codebooks, waveform, key, train, denoise=None):
     """Reconstruction; quantizer output and new collections beside it."""
@@ -502,7 +451,9 @@ class CodecGAN:
     for player, tree in grads.items():
       squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
       parts[f"gradient_norm/{player}"] = jnp.sqrt(squares)
-    metrics = self._metrics(heard, waveform, estimate, quantizer, parts)
+    metrics = self._measures.metrics(
+      heard, waveform, estimate, quantizer, parts
+    )
     return grads, protocols.LossOutput(state, metrics)
 
   def _codec_slopes(self, waveform, estimate):

@@ -68,8 +68,10 @@ def choose(
   check(choice, stages, found)
   if choice == STAGES:
     return dict(stages)
-  backend = found[choice]
-  return {"semantic": stages["semantic"], backend.KIND: backend}
+  return {
+    "semantic": stages["semantic"],
+    BACKENDS[choice].KIND: found[choice],
+  }
 
 
 def settings_of(
@@ -84,8 +86,7 @@ def settings_of(
   Returns:
     One for each of `stages`; a back end has those of coarse and fine stage.
   """
-  *_, last = stages.values()
-  if isinstance(last, acoustic_stage.AcousticStage):
+  if len(stages) < len(settings):
     return (settings[0], tuple(settings[1:]))
   return tuple(settings)
 

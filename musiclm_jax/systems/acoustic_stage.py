@@ -15,12 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.core import artifacts, errors
+from musiclm_jax.core import artifacts
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.decoding import sampling as sampling_lib
-from musiclm_jax.systems import stage_tokens, stage_windows
+from musiclm_jax.partitioning import partitioner as partitioner_lib
+from musiclm_jax.systems import (
+  spread_rows,
+  stage_config,
+  stage_tokens,
+  stage_windows,
+)
 
 # MusicLM sec. 4.1: levels of the coarse stage, and temperatures of both.
 NUM_COARSE_LEVELS = 4
@@ -100,6 +106,7 @@ class AcousticStage(stage_windows.StageWindows):
   Attributes:
     KIND: of its artefact, and its name in a bundle.
     NETWORK: class of the configuration of its network.
+    STATIC: settings that are compiled into `_generate_program`.
     spec: the stage.
     streams: token streams by name.
     tokenizers: fingerprints of the tokenizers it was trained on.
@@ -108,6 +115,7 @@ class AcousticStage(stage_windows.StageWindows):
 
   KIND: str
   NETWORK: type
+  STATIC: tuple[str, ...]
 
   def __init__(
     self,
@@ -138,11 +146,15 @@ class AcousticStage(stage_windows.StageWindows):
     if jax.default_backend() == "cpu":
       precision = precision_lib.Precision()
     self._network = self.decode_network(network, precision)
+    self._offsets = stages_lib.StageLayout(spec, self.streams).target_offsets
     self._params = jax.tree.map(
       lambda leaf: jnp.asarray(leaf, precision.compute_dtype),
       self.decode_params(params),
     )
-    self._build_programs()
+    self._score = jax.jit(self._score_program, static_argnames=("shapes",))
+    self._generate = jax.jit(
+      self._generate_program, static_argnames=self.STATIC
+    )
 
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "AcousticStage":
@@ -152,21 +164,13 @@ class AcousticStage(stage_windows.StageWindows):
       UserError: if it is missing, damaged or of another kind.
     """
     artifact = artifacts.load(directory, cls.KIND)
-    config, build = artifact.config, artifacts.config_from_dict
-    try:
-      return cls(
-        build(stages_lib.StageSpec, config["spec"]),
-        [build(streams_lib.TokenStream, one) for one in config["streams"]],
-        build(cls.NETWORK, config["network"]),
-        artifact.arrays,
-        build(precision_lib.Precision, config["precision"]),
-        config["tokenizers"],
-        artifact.fingerprint,
+    with stage_config.reading(cls.KIND, directory):
+      fields = stage_config.parse(
+        artifact.config, network=cls.NETWORK, precision=precision_lib.Precision
       )
-    except KeyError as error:
-      raise errors.UserError(
-        f"{cls.KIND} artefact at {directory} has no {error} in its config"
-      ) from error
+    return cls(
+      params=artifact.arrays, fingerprint=artifact.fingerprint, **fields
+    )
 
   @classmethod
   @abc.abstractmethod
@@ -181,14 +185,20 @@ class AcousticStage(stage_windows.StageWindows):
     """Trained parameters as those of `decode_network`."""
 
   @abc.abstractmethod
-  def _build_programs(self) -> None:
-    """Compiled functions of `_score_window` and `_make_window`."""
-
-  @abc.abstractmethod
-  def _score_window(
-    self, layout: stages_lib.StageLayout, tokens: np.ndarray
+  def _score_program(
+    self,
+    params: Any,
+    tokens: jax.Array,
+    codes: jax.Array,
+    shapes: tuple[tuple[int, int], ...],
   ) -> jax.Array:
     """Nats of the target codes of whole sequences `[batch, length]`."""
+
+  @abc.abstractmethod
+  def _generate_program(
+    self, params: Any, tokens: jax.Array, keys: jax.Array, *args, **static
+  ) -> jax.Array:
+    """What `_make_window` calls; see `spread_rows.SpreadRows`."""
 
   @abc.abstractmethod
   def _make_window(
@@ -236,7 +246,20 @@ class AcousticStage(stage_windows.StageWindows):
       ValueError: if the frames of the streams do not fit together.
     """
     layout = self._layout(np.shape(codes[self.spec.target.stream])[-2])
-    return np.asarray(self._score_window(layout, layout.encode(codes)))
+    tokens = layout.encode(codes)
+    return np.asarray(
+      self._score(
+        self._params,
+        tokens,
+        layout.decode_target(tokens[:, layout.target_start :]),
+        shapes=layout.shapes,
+      )
+    )
+
+  def spread(self, partitioner: partitioner_lib.Partitioner) -> None:
+    """Splits rows over the devices of a mesh (`spread_rows.py`)."""
+    self._params = jax.device_put(self._params, partitioner.replicated)
+    self._generate = spread_rows.SpreadRows(partitioner, self._generate_program)
 
   def generate(
     self,

@@ -20,6 +20,8 @@ import numpy as np
 from musiclm_jax.core import errors, rng
 from musiclm_jax.decoding import continuation, tracks
 from musiclm_jax.decoding import sampling as sampling_lib
+from musiclm_jax.partitioning import mesh as mesh_lib
+from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.systems import (
   acoustic_backends,
   acoustic_stage,
@@ -249,6 +251,24 @@ class Cascade:
     system = copy.copy(self)
     system.num_codebooks = num_codebooks
     return system
+
+  def spread(self, devices: Sequence[Any]) -> None:
+    """Splits the rows of each window over devices; codes stay what they are.
+
+    Codec, MuLan and tokenizers stay on the first device.
+
+    Args:
+      devices: of this process, which all get the weights of what runs.
+
+    Raises:
+      UserError: if the system lacks what it needs for `acoustic_choice`.
+    """
+    if len(devices) < 2:
+      return
+    partitioner = partitioner_lib.Partitioner(mesh_lib.MeshConfig(), devices)
+    melodies = [] if self.melody_stage is None else [self.melody_stage]
+    for stage in (*self.stages_for(False).values(), *melodies):
+      stage.spread(partitioner)
 
   def stages_of(
     self, request: Request

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from musiclm_jax.core import precision as precision_lib
@@ -80,6 +79,7 @@ class DepthwiseStage(acoustic_stage.AcousticStage):
 
   KIND = "acoustic_depthwise"
   NETWORK = depthwise_lm.DepthwiseLMConfig
+  STATIC = ("shapes", "sampling")
 
   @classmethod
   def decode_network(
@@ -102,26 +102,16 @@ class DepthwiseStage(acoustic_stage.AcousticStage):
     """Layers one by one."""
     return transformer.unstack_layers(params)
 
-  def _build_programs(self) -> None:
-    network = self._network
+  def _score_program(self, params, tokens, codes, shapes):
+    scores = self._network.apply(
+      {"params": params}, tokens, shapes, codes, method="code_scores"
+    )
+    return scores.nats
 
-    def score(params, tokens, codes, shapes):
-      scores = network.apply(
-        {"params": params}, tokens, shapes, codes, method="code_scores"
-      )
-      return scores.nats
-
-    def generate(params, offsets, *args, **static):
-      return generate_program(network, offsets, params, *args, **static)
-
-    self._score = jax.jit(score, static_argnames=("shapes",))
-    self._generate = jax.jit(generate, static_argnames=("shapes", "sampling"))
-
-  def _score_window(
-    self, layout: stages_lib.StageLayout, tokens: np.ndarray
-  ) -> jax.Array:
-    codes = layout.decode_target(tokens[:, layout.target_start :])
-    return self._score(self._params, tokens, codes, shapes=layout.shapes)
+  def _generate_program(self, params, tokens, keys, *args, **static):
+    return generate_program(
+      self._network, self._offsets, params, tokens, keys, *args, **static
+    )
 
   def _make_window(
     self,
@@ -137,7 +127,6 @@ class DepthwiseStage(acoustic_stage.AcousticStage):
     tokens = (prefix + layout.target_offsets).reshape(len(prefix), -1)
     return self._generate(
       self._params,
-      jnp.asarray(layout.target_offsets),
       np.concatenate([conditioning, tokens], axis=1).astype(np.int32),
       keys,
       first_frames + prefix.shape[1],

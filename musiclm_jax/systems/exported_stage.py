@@ -12,14 +12,12 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 
 from musiclm_jax.core import artifacts, errors
 from musiclm_jax.core import stages as stages_lib
-from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.decoding import autoregressive, guidance
 from musiclm_jax.decoding import sampling as sampling_lib
-from musiclm_jax.systems import stage_tokens, stage_windows
+from musiclm_jax.systems import stage_config, stage_tokens, token_stage
 
 KIND = "exported_stage"
 # Of what the files hold and how they are called.
@@ -41,13 +39,12 @@ def this_platform() -> str:
   return "rocm" if "rocm" in version else "cuda"
 
 
-def _check(directory: str | os.PathLike, config: Mapping[str, Any]) -> None:
+def _check(config: Mapping[str, Any]) -> None:
   """Raises UserError unless this process can run what was exported."""
-  place = f"exported stage at {directory}"
   version = config.get("export_version")
   if version != EXPORT_VERSION:
     raise errors.UserError(
-      f"{place} has export_version={version}: expected {EXPORT_VERSION}; "
+      f"export_version={version}: expected {EXPORT_VERSION}; "
       "export it again with this version of musiclm_jax"
     )
   convention = config["calling_convention_version"]
@@ -55,18 +52,18 @@ def _check(directory: str | os.PathLike, config: Mapping[str, Any]) -> None:
   most = jax.export.maximum_supported_calling_convention_version
   if not least <= convention <= most:
     raise errors.UserError(
-      f"{place} was written by jax {config['jax_version']} with calling "
+      f"it was written by jax {config['jax_version']} with calling "
       f"convention {convention}: jax {jax.__version__} reads {least} to {most}"
     )
   platform = this_platform()
   if platform not in config["platforms"]:
     raise errors.UserError(
-      f"{place} is for {', '.join(config['platforms'])}: this process runs on "
+      f"it is for {', '.join(config['platforms'])}: this process runs on "
       f"{platform}; export it with --platforms={platform}"
     )
 
 
-class ExportedStage(stage_windows.StageWindows):
+class ExportedStage(token_stage.TokenStage):
   """Generates target codes of one stage, in windows of one length.
 
   Attributes:
@@ -79,11 +76,9 @@ class ExportedStage(stage_windows.StageWindows):
   def __init__(self, artifact: artifacts.Artifact):
     """Reads the programs and puts the weights on the device."""
     config = artifact.config
-    build = artifacts.config_from_dict
-    self.spec = build(stages_lib.StageSpec, config["spec"])
-    streams = [build(streams_lib.TokenStream, one) for one in config["streams"]]
-    self.streams = {stream.name: stream for stream in streams}
-    self.tokenizers = dict(config["tokenizers"])
+    fields = stage_config.parse(config)
+    self.spec, self.tokenizers = fields["spec"], fields["tokenizers"]
+    self.streams = {stream.name: stream for stream in fields["streams"]}
     self.stage_fingerprint = config["stage_fingerprint"]
     self._programs = {
       name: jax.export.deserialize(bytearray(content))
@@ -109,67 +104,32 @@ class ExportedStage(stage_windows.StageWindows):
         other platforms, or by a version that does not fit.
     """
     artifact = artifacts.load(directory, KIND)
-    try:
-      _check(directory, artifact.config)
+    with stage_config.reading(KIND, directory):
+      _check(artifact.config)
       return cls(artifact)
-    except KeyError as error:
-      raise errors.UserError(
-        f"exported stage at {directory} has no {error} in its config"
-      ) from error
 
-  def generate(
-    self,
-    conditioning: Mapping[str, np.ndarray],
-    prefix: np.ndarray | None,
-    num_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
-    keys: jax.Array,
-    first_frames: np.ndarray | int = 0,
-    forced: np.ndarray | None = None,
-    negative: Mapping[str, np.ndarray] | None = None,
-    num_forced: np.ndarray | int | None = None,
-  ) -> np.ndarray:
-    """As `StageLM.generate`, for whole windows.
-
-    Raises:
-      UserError: for a window of another length than was exported.
-      ValueError: as `StageLM.generate`.
-    """
-    sampling = sampling_lib.as_config(sampling)
-    num_known = 0 if prefix is None else prefix.shape[1]
-    name = prefill_name(num_known)
+  def _check_window(self, num_known: int, num_frames: int) -> None:
     if num_known + num_frames != self.window_frames:
       raise errors.UserError(
         f"a window of {num_known + num_frames} frames of the {self.spec.name} "
         f"stage: expected {self.window_frames}, for which it was exported "
         f"({self.spec.crop_secs:g} s; generate as much and cut it)"
       )
-    if name not in self._programs:
+    if prefill_name(num_known) not in self._programs:
       raise errors.UserError(
         f"{num_known} known frames of the {self.spec.name} stage: expected 0 "
         f"or {self.prefix_frames}, for which it was exported"
       )
-    rows = stage_tokens.rows(
-      self._layout(self.window_frames),
-      conditioning,
-      prefix,
-      num_frames,
-      sampling,
-      keys.shape[0],
-      first_frames,
-      forced,
-      negative,
-      num_forced,
-    )
-    return np.asarray(
-      self._generate(
-        self._params,
-        rows,
-        keys,
-        num_known=num_known,
-        num_frames=num_frames,
-        sampling=sampling,
-      )
+
+  def _sample(self, layout, rows, keys, num_known, num_frames, sampling):
+    del layout  # The programs have it in them.
+    return self._generate(
+      self._params,
+      rows,
+      keys,
+      num_known=num_known,
+      num_frames=num_frames,
+      sampling=sampling,
     )
 
   def _generate_program(

@@ -22,9 +22,9 @@ def generate_program(
   offsets: np.ndarray,
   params: Any,
   tokens: jax.Array,
+  keys: jax.Array,
   codes: jax.Array,
   known: jax.Array,
-  keys: jax.Array,
   first_frames: jax.Array,
   shapes: tuple[tuple[int, int], ...],
   schedule: masked.MaskedSchedule,
@@ -37,9 +37,9 @@ def generate_program(
     offsets: int32 `[levels]`, token id of code 0 of each level.
     params: of the network.
     tokens: int32 `[batch, target_start]`, conditioning.
+    keys: typed keys `[batch]`.
     codes: int32 `[batch, frames, levels]`.
     known: bool, same shape.
-    keys: typed keys `[batch]`.
     first_frames: int32 `[batch]`, see `masked.decode`.
     shapes: of the segments (static).
     schedule: passes of each level (static).
@@ -78,8 +78,14 @@ class SoundStormStage(acoustic_stage.AcousticStage):
 
   KIND = "acoustic_soundstorm"
   NETWORK = soundstorm.SoundStormNetConfig
+  STATIC = ("shapes", "schedule", "sampling")
 
   schedule: masked.MaskedSchedule
+
+  def __init__(self, *args, **kwargs):
+    """As `AcousticStage`; the schedule is the published one."""
+    super().__init__(*args, **kwargs)
+    self.schedule = masked.published(self.spec.target.num_levels)
 
   @classmethod
   def decode_network(
@@ -97,47 +103,28 @@ class SoundStormStage(acoustic_stage.AcousticStage):
     """As trained."""
     return dict(params)
 
-  def _build_programs(self) -> None:
-    network = self._network
-    self.schedule = masked.published(self.spec.target.num_levels)
+  def _score_program(self, params, tokens, codes, shapes):
+    network, levels = self._network, shapes[-1][1]
+    told = network.apply({"params": params}, tokens, shapes, method="told")
 
-    def score(params, tokens, codes, offsets, shapes):
-      levels = shapes[-1][1]
-      told = network.apply({"params": params}, tokens, shapes, method="told")
+    def one(level):
+      hidden = jnp.arange(levels) >= level
+      logits = network.apply(
+        {"params": params},
+        told,
+        codes + self._offsets,
+        jnp.broadcast_to(hidden, codes.shape),
+        level,
+        method="level_logits",
+      )
+      picked = jax.lax.dynamic_index_in_dim(codes, level, 2, keepdims=False)
+      return decoder_lm.code_nats(logits, picked)
 
-      def one(level):
-        hidden = jnp.arange(levels) >= level
-        logits = network.apply(
-          {"params": params},
-          told,
-          codes + offsets,
-          jnp.broadcast_to(hidden, codes.shape),
-          level,
-          method="level_logits",
-        )
-        picked = jax.lax.dynamic_index_in_dim(codes, level, 2, keepdims=False)
-        return decoder_lm.code_nats(logits, picked)
+    return jnp.moveaxis(jax.lax.map(one, jnp.arange(levels)), 0, -1)
 
-      return jnp.moveaxis(jax.lax.map(one, jnp.arange(levels)), 0, -1)
-
-    def generate(params, offsets, *args, **static):
-      return generate_program(network, offsets, params, *args, **static)
-
-    self._score = jax.jit(score, static_argnames=("shapes",))
-    self._generate = jax.jit(
-      generate, static_argnames=("shapes", "schedule", "sampling")
-    )
-
-  def _score_window(
-    self, layout: stages_lib.StageLayout, tokens: np.ndarray
-  ) -> jax.Array:
-    codes = layout.decode_target(tokens[:, layout.target_start :])
-    return self._score(
-      self._params,
-      tokens,
-      codes,
-      jnp.asarray(layout.target_offsets),
-      shapes=layout.shapes,
+  def _generate_program(self, params, tokens, keys, *args, **static):
+    return generate_program(
+      self._network, self._offsets, params, tokens, keys, *args, **static
     )
 
   def _make_window(
@@ -157,11 +144,10 @@ class SoundStormStage(acoustic_stage.AcousticStage):
     is_known = np.arange(codes.shape[1]) < num_known[:, None]
     made = self._generate(
       self._params,
-      jnp.asarray(layout.target_offsets),
       conditioning,
+      keys,
       codes,
       np.repeat(is_known[..., None], codes.shape[2], axis=2),
-      keys,
       first_frames,
       shapes=layout.shapes,
       schedule=self.schedule,

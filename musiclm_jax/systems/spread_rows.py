@@ -2,7 +2,8 @@
 """The generate program of a stage, with its rows split over the devices.
 
 Each device has all weights and runs the very program of its own rows, so codes
-do not depend on how many devices there are.
+do not depend on how many devices there are. Any number of rows will do: the
+last one fills up what is missing.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from musiclm_jax.partitioning import partitioner as partitioner_lib
 
 
 class SpreadRows:
-  """In place of the jitted program that `StageLM.generate` calls."""
+  """In place of the jitted program that `generate` of a stage calls."""
 
   def __init__(
     self,
@@ -27,8 +28,8 @@ class SpreadRows:
     Args:
       partitioner: of the devices.
       program: not jitted: parameters, tokens `[copies * batch, length]`, keys
-        `[batch]`, three more arrays `[batch, ...]` and static settings to
-        codes `[batch, ...]`.
+        `[batch]`, more arrays `[batch, ...]` and static settings to codes
+        `[batch, ...]`.
     """
     self._partitioner, self._program = partitioner, program
     self._compiled: dict[tuple, Any] = {}
@@ -40,14 +41,9 @@ class SpreadRows:
     keys: jax.Array,
     *arrays: np.ndarray,
     **static: Any,
-  ) -> jax.Array:
-    """Arguments and result are those of the program.
-
-    Raises:
-      ValueError: if the batch does not split over the devices.
-    """
+  ) -> np.ndarray:
+    """Arguments and result are those of the program."""
     batch, kind = keys.shape[0], jax.random.key_impl(keys)
-    self._partitioner.check_batch_size(batch)
     signature = (kind, *static.items())
     if signature not in self._compiled:
 
@@ -67,4 +63,11 @@ class SpreadRows:
     rows = {str(index): array for index, array in enumerate(arrays)}
     rows["tokens"] = tokens.reshape(-1, batch, tokens.shape[-1]).swapaxes(0, 1)
     rows["keys"] = np.asarray(jax.random.key_data(keys))
-    return self._compiled[signature](params, self._partitioner.put_batch(rows))
+    # A row depends on itself only: what it is filled up with does not matter.
+    filling = -batch % self._partitioner.batch_divisor
+    rows = {
+      name: np.concatenate([array, np.repeat(array[-1:], filling, axis=0)])
+      for name, array in rows.items()
+    }
+    rows = self._partitioner.put_batch(rows)
+    return np.asarray(self._compiled[signature](params, rows))[:batch]

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from musiclm_jax.core import artifacts, errors
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
-from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
 from musiclm_jax.systems import exported_stage, stage_lm, stage_program
@@ -110,20 +109,15 @@ def export(
     raise errors.UserError(
       f"compute_dtype={compute_dtype!r}: expected one of {', '.join(DTYPES)}"
     )
-  artifact = artifacts.load(stage_dir, stage_lm.KIND)
-  config, build = artifact.config, artifacts.config_from_dict
-  spec = build(stages_lib.StageSpec, config["spec"])
-  streams = {
-    one["name"]: build(streams_lib.TokenStream, one)
-    for one in config["streams"]
-  }
+  artifact, fields = stage_lm.read(stage_dir)
+  spec = fields["spec"]
+  streams = {stream.name: stream for stream in fields["streams"]}
   network = stage_program.decode_network(
     spec,
     streams,
-    build(transformer_lib.TransformerConfig, config["transformer"]),
+    fields["transformer"],
     precision_lib.Precision(compute=compute_dtype),
-    # True, in older artefacts, is 1.
-    float(config.get("aligned_conditioning", 0.0)),
+    fields["aligned_conditioning"],
   )
   layout = stages_lib.StageLayout(spec, streams)
   arrays = transformer_lib.unstack_layers(artifact.arrays)
@@ -148,9 +142,9 @@ def export(
     "platforms": list(platforms),
     "compute_dtype": compute_dtype,
     "stage_fingerprint": artifact.fingerprint,
-    "spec": config["spec"],
-    "streams": config["streams"],
-    "tokenizers": config["tokenizers"],
+    **{
+      name: artifact.config[name] for name in ("spec", "streams", "tokenizers")
+    },
   }
   return artifacts.save(
     directory,

@@ -10,20 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from musiclm_jax.core import artifacts, errors
+from musiclm_jax.core import artifacts
 from musiclm_jax.core import precision as precision_lib
 from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
-from musiclm_jax.decoding import sampling as sampling_lib
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.systems import (
   spread_rows,
+  stage_config,
   stage_program,
-  stage_tokens,
   stage_weights,
-  stage_windows,
+  token_stage,
 )
 
 KIND = "stage"
@@ -71,7 +70,31 @@ def export_stage(
   return artifacts.save(directory, KIND, config, arrays, metadata)
 
 
-class StageLM(stage_windows.StageWindows):
+def read(
+  directory: str | os.PathLike,
+) -> tuple[artifacts.Artifact, dict[str, Any]]:
+  """Loads an artefact of kind 'stage'.
+
+  Returns:
+    The artefact, and by name what `StageLM` takes beside its arrays.
+
+  Raises:
+    UserError: if it is missing, damaged or of another kind, or lacks something
+      in its config.
+  """
+  artifact = artifacts.load(directory, KIND)
+  with stage_config.reading(KIND, directory):
+    fields = stage_config.parse(
+      artifact.config,
+      transformer=transformer_lib.TransformerConfig,
+      precision=precision_lib.Precision,
+    )
+    # True, in older artefacts, is 1.
+    aligned = float(artifact.config.get("aligned_conditioning", 0.0))
+  return artifact, fields | {"aligned_conditioning": aligned}
+
+
+class StageLM(token_stage.TokenStage):
   """Generates and scores target codes of one stage.
 
   Attributes:
@@ -153,31 +176,13 @@ class StageLM(stage_windows.StageWindows):
       UserError: if it is missing, damaged or of another kind, or there is no
         such choice.
     """
-    artifact = artifacts.load(directory, KIND)
-    config = artifact.config
-    try:
-      pieces = (
-        artifacts.config_from_dict(stages_lib.StageSpec, config["spec"]),
-        [
-          artifacts.config_from_dict(streams_lib.TokenStream, stream)
-          for stream in config["streams"]
-        ],
-        artifacts.config_from_dict(
-          transformer_lib.TransformerConfig, config["transformer"]
-        ),
-        artifact.arrays,
-        artifacts.config_from_dict(
-          precision_lib.Precision, config["precision"]
-        ),
-        # True, in older artefacts, is 1.
-        float(config.get("aligned_conditioning", 0.0)),
-        config["tokenizers"],
-      )
-    except KeyError as error:
-      raise errors.UserError(
-        f"stage artefact at {directory} has no {error} in its config"
-      ) from error
-    return cls(*pieces, fingerprint=artifact.fingerprint, weights=weights)
+    artifact, fields = read(directory)
+    return cls(
+      params=artifact.arrays,
+      fingerprint=artifact.fingerprint,
+      weights=weights,
+      **fields,
+    )
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -228,80 +233,21 @@ class StageLM(stage_windows.StageWindows):
     logits = self._network.apply(variables, tokens, shapes)
     return decoder_lm.code_nats(logits, codes)
 
-  def generate(
-    self,
-    conditioning: Mapping[str, np.ndarray],
-    prefix: np.ndarray | None,
-    num_frames: int,
-    sampling: sampling_lib.SamplingConfig | float,
-    keys: jax.Array,
-    first_frames: np.ndarray | int = 0,
-    forced: np.ndarray | None = None,
-    negative: Mapping[str, np.ndarray] | None = None,
-    num_forced: np.ndarray | int | None = None,
-  ) -> np.ndarray:
-    """Samples one window.
-
-    Args:
-      conditioning: codes by stream over the whole window (prefix included),
-        int32 `[batch, frames, codebooks]`.
-      prefix: known leading target codes `[batch, frames, levels]`, or None.
-      num_frames: frames after the prefix.
-      sampling: how codes are drawn; a number is the temperature.
-      keys: typed keys `[batch]`.
-      first_frames: frame of the item at which the window starts, one for all
-        or `[batch]`; only randomness depends on it.
-      forced: given codes of the first frames after the prefix, `[batch,
-        frames, levels]`: part of the result, and not compiled in as the
-        length of `prefix` is.
-      negative: with guidance, codes that take the place of others in the rows
-        it moves away from, of streams without frames; without any that the
-        stage is told, those rows lack its dropped streams.
-      num_forced: frames of `forced` that are taken, one number for all items
-        or `[batch]`; all of them by default.
-
-    Returns:
-      int32 `[batch, num_frames, levels]`, without the prefix; of codes without
-      repeats -1 behind their end.
-
-    Raises:
-      ValueError: if frames do not fit, or guidance is asked of a stage without
-        dropped streams.
-    """
-    sampling = sampling_lib.as_config(sampling)
-    known = 0 if prefix is None else prefix.shape[1]
-    layout = self._layout(known + num_frames)
-    rows = stage_tokens.rows(
-      layout,
-      conditioning,
-      prefix,
-      num_frames,
-      sampling,
-      keys.shape[0],
-      first_frames,
-      forced,
-      negative,
-      num_forced,
-    )
-    return np.asarray(
-      self._generate(
-        self._variables,
-        rows.tokens,
-        keys,
-        rows.first_positions,
-        rows.forced,
-        rows.num_forced,
-        shapes=layout.shapes,
-        num_frames=num_frames,
-        sampling=sampling,
-      )
+  def _sample(self, layout, rows, keys, num_known, num_frames, sampling):
+    return self._generate(
+      self._variables,
+      rows.tokens,
+      keys,
+      rows.first_positions,
+      rows.forced,
+      rows.num_forced,
+      shapes=layout.shapes,
+      num_frames=num_frames,
+      sampling=sampling,
     )
 
   def spread(self, partitioner: partitioner_lib.Partitioner) -> None:
-    """Splits rows over the devices of a mesh (`spread_rows.py`).
-
-    Batches must be multiples of `partitioner.batch_divisor` from now on.
-    """
+    """Splits rows over the devices of a mesh (`spread_rows.py`)."""
     self._variables = jax.device_put(self._variables, partitioner.replicated)
     self._generate = spread_rows.SpreadRows(partitioner, self._generate_program)
 

@@ -8,6 +8,7 @@ flow out. The windows themselves are planned in `decoding/continuation.py`.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,17 @@ class StageWindows(abc.ABC):
     num_forced: np.ndarray | int | None = None,
   ) -> np.ndarray:
     """Samples one window; see `stage_lm.StageLM.generate`."""
+
+  def spread(self, partitioner: Any) -> None:
+    """Splits the rows of `generate` over devices, if the stage can do that.
+
+    What is made does not depend on it.
+
+    Args:
+      partitioner: a `partitioner.Partitioner` of the devices. (Its module
+        imports flax, without which exported stages run.)
+    """
+    del partitioner
 
   @property
   def target_stream(self) -> streams_lib.TokenStream:

@@ -153,6 +153,10 @@ class WatchedStage(stage_windows.StageWindows):
     self.spec = stage.spec
     self.streams: Mapping[str, streams_lib.TokenStream] = stage.streams
 
+  def num_rows(self, keys, sampling) -> int:
+    """As the stage counts them."""
+    return self._stage.num_rows(keys, sampling)
+
   def generate(
     self, conditioning, prefix, num_frames, sampling, keys, *rest, **options
   ) -> np.ndarray:
@@ -172,6 +176,10 @@ def watch(system: cascade.Cascade, watcher: Watcher) -> cascade.Cascade:
   made = copy.copy(system)
   made.stages = {
     name: _watched(name, stage, watcher) for name, stage in made.stages.items()
+  }
+  made.acoustic = {
+    choice: _watched(stage.KIND, stage, watcher)
+    for choice, stage in made.acoustic.items()
   }
   if made.melody_stage is not None:
     made.melody_stage = _watched("semantic", made.melody_stage, watcher)

@@ -17,13 +17,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from musiclm_jax.core import (
-  errors,
-  metric_directions,
-  progress,
-  protocols,
-  rng,
-)
+from musiclm_jax.core import errors, progress, protocols, rng
 from musiclm_jax.core import evaluator as evaluator_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
 from musiclm_jax.training import (
@@ -36,6 +30,7 @@ from musiclm_jax.training import (
   evaluation,
   evaluators,
   goodput,
+  held_out,
   initial_state,
   ledger,
   metrics,
@@ -212,42 +207,20 @@ class _Run:
       donate_argnums=0,
       out_shardings=(shardings, None),
     )
-    self.eval_step = self.partitioner.jit(steps.make_eval_step(self.trainable))
-    self.evaluators = [
-      evaluators.Running(one, self.trainable, self.partitioner)
-      for one in self.config.evaluators
-    ]
-    self.best = self._best_so_far() if self.config.keep_best_by else None
     self.writer = metrics.MetricsWriter(
       self.model_dir, self.reached, self.options.tensorboard
     )
-    return self.reached
-
-  def _best_so_far(self) -> best.BestKeeper:
-    """What keeps the best checkpoint, with what earlier starts found.
-
-    Raises:
-      UserError: if there is no such metric.
-    """
-    metric = self.config.keep_best_by
-    if self.eval_batches is None:
-      raise errors.UserError(f"keep_best_by={metric!r}: no held-out data")
-    known = evaluators.known_metrics(
-      self.eval_step,
-      (
-        self.state.best_variables,
-        self.trainable.input_shapes(self.config.global_batch_size),
-        self.key,
-        self.state.step,
-      ),
-      self.config.evaluators,
-      metric_directions.direction_of,
+    self.held_out = held_out.HeldOut(
+      self.model_dir,
+      self.trainable,
+      self.eval_batches,
+      self.config,
+      self.partitioner,
+      self.books,
+      self.writer,
     )
-    direction = best.choose_direction(metric, self.config.best_is, known)
-    keeper = best.BestKeeper(self.model_dir, metric, direction)
-    keeper.restore(self.reached, self.checkpointer.steps())
-    self.checkpointer.keep_best(keeper.best.step if keeper.best else None)
-    return keeper
+    self.held_out.restore_best(self.state, self.checkpointer)
+    return self.reached
 
   def open_books(self, step: int) -> None:
     """Reports what the end of the attempt before cost; starts a new page."""
@@ -286,7 +259,7 @@ class _Run:
         note = ""
         if done % self.config.log_every_steps == 0 or last or stopping:
           note = self._log(done, pending)
-        is_best = self._evaluate(done, last)
+        is_best = self.held_out.evaluate(done, last, self.state, self._alarm)
         if (
           self.checkpointer.due(done)
           or is_best
@@ -352,57 +325,15 @@ class _Run:
       )
     alarms.raise_if_stopping(found, self.history)
 
-  def _evaluate(self, done: int, last: bool) -> bool:
-    """Runs what is due; returns whether the state is the best so far."""
-    every = self.config.eval_every_steps
-    is_heldout = last or bool(every and done % every == 0)
-    due = [one for one in self.evaluators if one.is_due(done, is_heldout, last)]
-    if self.eval_batches is None or not (is_heldout or due):
-      return False
-    found: dict[str, float] = {}
-    if is_heldout:
-      found = self._evaluate_loss(done)
-    for one in due:
-      with self.books.part("evaluation"):
-        values = one(
-          self.state.best_variables,
-          self.eval_batches(),
-          self.names,
-          rng.named(self.key, one.name),
-        )
-        self.writer.scalars(done, one.name, values)
-      found.update({f"{one.name}/{name}": v for name, v in values.items()})
-    return self.best is not None and self.best.offer(done, found)
-
-  def _evaluate_loss(self, done: int) -> dict[str, float]:
-    """The held-out metrics of the trainable, by 'heldout/NAME'."""
-    with self.books.part("evaluation"):
-      values, first = evaluation.evaluate(
-        self.eval_step,
-        self.state.best_variables,
-        self.eval_batches(),
-        self.names,
-        self.partitioner,
-        rng.named(self.key, "eval"),
-        self.state.step,
-        self.config.num_eval_batches,
-      )
-      self.writer.scalars(done, "heldout", values)
-      self._alarm(done, values, "heldout")
-      if first is not None and hasattr(self.trainable, "media"):
-        media = self.trainable.media(self.state.best_variables, first)
-        self.writer.media(done, agreement.to_hosts(media))
-    return {f"heldout/{name}": value for name, value in values.items()}
-
   def _save(self, done: int, pending: metrics.Pending, wait: bool) -> None:
     with self.books.part("checkpoint"):
       # What is on disk is good: a rollback can rely on it.
       pending.check()
-      if self.best is not None:
+      if self.held_out.best is not None:
         # The best one before is whole, and stays until this one is.
         self.checkpointer.wait()
-        self.best.record()
-        self.checkpointer.keep_best(self.best.best and self.best.best.step)
+        self.held_out.best.record()
+        self.held_out.keep_best(self.checkpointer)
       self.checkpointer.save(self.state, wait)
     self.books.flush(done)
 
@@ -476,6 +407,7 @@ def train(
     The final state.
 
   Raises:
+    UserError: what is to be evaluated cannot be.
     FloatingPointError: a loss or gradient is not finite; the last finite
       state is saved and the examples are named. Or a rule of the trainable
       with action 'stop' held.

@@ -26,11 +26,11 @@ def stack(num_layers=1, **fields):
   )  # fmt: skip
 
 
-def depthwise_model(num_layers=1, **fields):
+def depthwise_model(num_layers=1, spec=SPEC, streams=STREAMS, **fields):
   return depthwise_lm.Depthwise(
     depthwise_lm.DepthwiseConfig(
-      SPEC,
-      STREAMS,
+      spec,
+      streams,
       stack(num_layers),
       stack(num_layers, positions="none"),
       **fields,
@@ -38,10 +38,10 @@ def depthwise_model(num_layers=1, **fields):
   )
 
 
-def soundstorm_model(**fields):
+def soundstorm_model(spec=SPEC, streams=STREAMS, **fields):
   shape = conformer.ConformerConfig(1, 16, 2, 16, 3, dropout_rate=0.0)
   return soundstorm.SoundStorm(
-    soundstorm.SoundStormConfig(SPEC, STREAMS, shape, **fields)
+    soundstorm.SoundStormConfig(spec, streams, shape, **fields)
   )
 
 
@@ -91,6 +91,8 @@ SYSTEMS = {
 
 def system_of(model, params=None, **fields):
   """The frozen back end of a model."""
+  config = model.config
   return SYSTEMS[type(model)](
-    SPEC, STREAMS, model.config.network, params or params_of(model), **fields
-  )
+    config.spec, config.streams, config.network, params or params_of(model),
+    **fields,
+  )  # fmt: skip

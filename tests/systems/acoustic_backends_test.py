@@ -17,6 +17,7 @@ from musiclm_jax.systems import (
   stage_sampling,
   stage_windows,
   streaming,
+  watched,
 )
 
 
@@ -132,6 +133,48 @@ def test_items_of_a_back_end_share_batches(backends, name):
   for index, request in whole.items():
     for stream, codes in chosen.sample(request).items():
       np.testing.assert_array_equal(made[index].codes[stream], codes)
+
+
+class _Recorder(watched.Watcher):
+  """Remembers what it was told of."""
+
+  def __init__(self):
+    super().__init__(watched.Speed())
+    self.seen = []
+
+  def end(self, call):
+    self.seen.append(call)
+    super().end(call)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "soundstorm"])
+def test_back_ends_are_watched_and_stopped(backends, name):
+  chosen = system(**backends).with_acoustic(name)
+  request = chosen.request(["a piano", "drum"], 1.3, [5, 6])
+  recorder = _Recorder()
+  told = watched.watch(chosen, recorder)
+  calls = watched.calls(told, request)
+  # 2 s: a window of 8 frames, then two that know half of theirs.
+  of_back_end = [
+    watched.Call(f"acoustic_{name}", steps, 2) for steps in (24, 12, 12)
+  ]
+  assert calls[-4:-1] == of_back_end
+  assert calls == watched.calls(chosen, request)
+  recorder.expect(calls)
+  codes = told.sample(request)["acoustic"]
+  assert recorder.seen == calls[:-1] and recorder.stage == watched.AUDIO
+  np.testing.assert_array_equal(codes, chosen.sample(request)["acoustic"])
+  assert recorder.seen == calls[:-1]
+
+  class _Impatient(_Recorder):
+    def end(self, call):
+      self.is_stopped = call.stage != "semantic"
+      super().end(call)
+
+  impatient = _Impatient()
+  with pytest.raises(watched.Stopped):
+    watched.watch(chosen, impatient).sample(request)
+  assert impatient.seen[-1] == of_back_end[0]
 
 
 def test_windows_side_by_side_keep_what_is_given_of_each(backends):

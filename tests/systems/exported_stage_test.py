@@ -14,7 +14,7 @@ import small_bundle
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import artifacts, errors
 from musiclm_jax.decoding import sampling
-from musiclm_jax.systems import exported_stage, stage_lm
+from musiclm_jax.systems import exported_stage, stage_export, stage_lm
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN = """
@@ -119,6 +119,35 @@ def test_what_does_not_fit_is_refused(programs, tmp_path, change, message):
   )  # fmt: skip
   with pytest.raises(errors.UserError, match=message):
     exported_stage.ExportedStage.load(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"transformer": None}, "has no 'transformer' in its config"),
+    ({"tokenizers": None}, "has no 'tokenizers' in its config"),
+    ({"spec": {"name": "fine"}}, "cannot be read: .*'segments'"),
+    ({"spec": ["fine"]}, "cannot be read: "),
+    ({"precision": {"computed": "int4"}}, "Precision has no field 'computed'"),
+  ],
+)
+def test_a_bad_stage_is_one_error_to_all_who_read_it(
+  bundle, tmp_path, change, message
+):
+  found = artifacts.load(bundle / "stage_semantic")
+  config = {**found.config, **change}
+  config = {name: told for name, told in config.items() if told is not None}
+  artifacts.save(tmp_path / "bad", found.kind, config, found.arrays)
+  seen = []
+  for read in (
+    stage_lm.StageLM.load,
+    lambda folder: stage_export.export(folder, tmp_path / "out"),
+  ):
+    with pytest.raises(errors.UserError, match=message) as error:
+      read(tmp_path / "bad")
+    seen.append(str(error.value))
+  assert seen[0] == seen[1] and f"artefact at {tmp_path / 'bad'}" in seen[0]
+  assert not (tmp_path / "out").exists()
 
 
 def test_windows_of_other_lengths_are_refused(programs, bundle):

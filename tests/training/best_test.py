@@ -67,7 +67,7 @@ def batch(step, weights=None):
   return found if weights is None else {**found, "example_weights": weights}
 
 
-def run(model_dir, kill_at=None, total_steps=14, held_out=True, **settings):
+def run(model_dir, kill_at=None, total_steps=14, held_out=(), **settings):
   def batches(start):
     step = start
     while True:
@@ -76,7 +76,9 @@ def run(model_dir, kill_at=None, total_steps=14, held_out=True, **settings):
       yield batch(step)
       step += 1
 
-  half = np.repeat(np.float32([1, 0]), 4)
+  if held_out == ():
+    half = np.repeat(np.float32([1, 0]), 4)
+    held_out = [batch(1001), batch(1002, half)]
   config = {
     "eval_every_steps": 2,
     "keep_best_by": "heldout/accuracy",
@@ -87,7 +89,7 @@ def run(model_dir, kill_at=None, total_steps=14, held_out=True, **settings):
     model_dir,
     Line(),
     batches,
-    (lambda: iter([batch(1001), batch(1002, half)])) if held_out else None,
+    None if held_out is None else lambda: iter(held_out),
     loop.LoopConfig(total_steps, log_every_steps=7, **config),
     optimizers.OptimizerConfig(total_steps=14, learning_rate=0.1),
     partitioner.Partitioner(mesh.MeshConfig(data=1)),
@@ -188,7 +190,12 @@ def test_evaluators_run_at_their_own_steps(tmp_path):
       {"keep_best_by": "heldout/temperature"},
       "not known; set best_is.*heldout/accuracy, heldout/loss, outputs/size",
     ),
-    ({"held_out": False}, "no held-out data"),
+    (
+      {"held_out": None},
+      r"keep_best_by='heldout/accuracy', evaluators=\['outputs'\]: no held-out "
+      "data, expected a split",
+    ),
+    ({"held_out": None, "keep_best_by": ""}, r"^evaluators=\['outputs'\]: no"),
   ],
 )
 def test_wrong_metrics_stop_before_the_first_step(tmp_path, settings, message):
@@ -198,6 +205,19 @@ def test_wrong_metrics_stop_before_the_first_step(tmp_path, settings, message):
     loop.LoopConfig(1, best_is="up")
   with pytest.raises(ValueError, match="heldout"):
     loop.LoopConfig(1, evaluators=[Outputs(name="heldout")])
+
+
+def test_held_out_data_without_examples_is_an_error_if_it_is_needed(
+  tmp_path, caplog
+):
+  for name, settings in (("best", {}), ("none", {"held_out": None})):
+    settings = {"held_out": [], "total_steps": 2} | settings
+    if name == "best":
+      with pytest.raises(errors.UserError, match="expected examples in their"):
+        run(tmp_path / name, **settings)
+    run(tmp_path / name, keep_best_by="", **settings)
+    assert "nothing is evaluated" in caplog.text
+    caplog.clear()
 
 
 @pytest.mark.parametrize(
