@@ -225,15 +225,15 @@ def _splash(
 
 
 def _heads(x: jax.Array, sizes: attention_kernel.Sizes) -> jax.Array:
-  """`[batch, length, heads * kv]` to `[batch, heads, length, kv]`."""
+  """`[batch, length, heads * kv]` to `[heads, batch, length, kv]`."""
   x = x.reshape(sizes.batch, sizes.length, sizes.heads, sizes.kv)
-  return x.transpose(0, 2, 1, 3)
+  return x.transpose(2, 0, 1, 3)
 
 
 def _flat(x: jax.Array) -> jax.Array:
   """The inverse of `_heads`."""
-  batch, heads, length, kv = x.shape
-  return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * kv)
+  heads, batch, length, kv = x.shape
+  return x.transpose(1, 2, 0, 3).reshape(batch, length, heads * kv)
 
 
 def _split(qkv: jax.Array, sizes: attention_kernel.Sizes) -> list[jax.Array]:
@@ -247,107 +247,171 @@ def _queries(i: int, sizes: attention_kernel.Sizes) -> slice:
   return slice(i * sizes.block, min((i + 1) * sizes.block, sizes.length))
 
 
-def _block_bias(
-  tiles: jax.Array,
-  i: int,
-  segment_ids: jax.Array | None,
-  sizes: attention_kernel.Sizes,
-) -> jax.Array:
-  """Bias and masks of block i: broadcasts to `[batch, heads, queries, keys]`.
+def _near(i: int, sizes: attention_kernel.Sizes) -> tuple[int, slice]:
+  """Which of `_biases` block i of queries has, and for which keys."""
+  count = min(sizes.near, i + 1)
+  start = (i + 1 - count) * sizes.block
+  return count - 1, slice(start, _queries(i, sizes).stop)
 
-  Args:
-    tiles: `[heads or 1, near, block queries, block keys]`.
-    i: block of queries.
-    segment_ids: as in `attend`.
-    sizes: shapes.
+
+def _biases(
+  wheel: jax.Array, sizes: attention_kernel.Sizes
+) -> tuple[jax.Array, ...]:
+  """Bias and causal mask of 1, 2, ... near blocks of keys.
+
+  Returns:
+    Each `[heads, keys, queries]`, keys up to the last of the block of queries.
   """
-  rows = _queries(i, sizes)
-  near = [tiles[:, d] for d in reversed(range(min(sizes.near, i + 1)))]
-  row = jnp.concatenate(near, axis=-1)
-  far = (i + 1) * sizes.block - row.shape[-1]
-  row = jnp.pad(row, ((0, 0), (0, 0), (far, 0)))
-  row = row[None, :, : rows.stop - rows.start, : rows.stop]
-  if segment_ids is None:
-    return row
-  ids = segment_ids[:, None]
-  same = ids[:, :, rows, None] == ids[:, :, None, : rows.stop]
-  return jnp.where(same, row, positions.MASKED)
-
-
-def _scores(query: jax.Array, key: jax.Array, bias: jax.Array) -> jax.Array:
-  scores = jnp.einsum(
-    "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
+  tiles = positions.toeplitz(wheel)
+  tiles = jnp.broadcast_to(tiles, (sizes.heads, *tiles.shape[1:]))
+  return tuple(
+    jnp.concatenate([tiles[:, d] for d in reversed(range(count))], axis=1)
+    for count in range(1, min(sizes.near, sizes.num_blocks) + 1)
   )
-  return scores + bias
 
 
-def _tiles(wheel: jax.Array) -> jax.Array:
-  return positions.toeplitz(wheel).swapaxes(-1, -2)
+def _masked_scores(i, key, query, biases, ids, sizes) -> jax.Array:
+  """Scores of block i of queries, `[..., keys, queries]`."""
+  rows, (which, near) = _queries(i, sizes), _near(i, sizes)
+  scores = jnp.einsum(
+    "...kd,...qd->...kq",
+    key[..., : rows.stop, :],
+    query[..., rows, :],
+    preferred_element_type=jnp.float32,
+  )
+  num_keys, num_queries = near.stop - near.start, rows.stop - rows.start
+  bias = biases[which][..., :num_keys, :num_queries]
+  if near.start:
+    bias = jnp.concatenate(
+      [jnp.zeros((*bias.shape[:-2], near.start, num_queries)), bias], axis=-2
+    )
+  scores = scores + bias
+  if ids is None:
+    return scores
+  same = ids[..., : rows.stop, None] == ids[..., None, rows]
+  return jnp.where(same, scores, positions.MASKED)
+
+
+def _forward_rows(query, key, value, biases, ids, sizes):
+  """Outputs `[..., length, kv]` and logs of denominators `[..., length]`."""
+  outs, log_sums = [], []
+  for i in range(sizes.num_blocks):
+    scores = _masked_scores(i, key, query, biases, ids, sizes)
+    top = scores.max(axis=-2, keepdims=True)
+    weights = jnp.exp(scores - top)
+    mass = weights.sum(axis=-2, keepdims=True)
+    out = jnp.einsum(
+      "...kq,...kd->...qd",
+      weights.astype(value.dtype),
+      value[..., : _queries(i, sizes).stop, :],
+      preferred_element_type=jnp.float32,
+    )
+    outs.append((out / mass.swapaxes(-1, -2)).astype(value.dtype))
+    log_sums.append((top + jnp.log(mass))[..., 0, :])
+  return jnp.concatenate(outs, axis=-2), jnp.concatenate(log_sums, axis=-1)
+
+
+def _backward_rows(
+  query, key, value, grad, log_sum, delta, biases, ids, sizes, with_bias
+):
+  """Gradients of scaled queries, keys, values, and of `biases` if asked."""
+  dtype, query_grads = query.dtype, []
+  key_grad = jnp.zeros(key.shape, jnp.float32)
+  value_grad = jnp.zeros(value.shape, jnp.float32)
+  shapes = [(*key.shape[:-2], *bias.shape[-2:]) for bias in biases]
+  bias_grads = [jnp.zeros(shape, jnp.float32) for shape in shapes]
+  for i in range(sizes.num_blocks):
+    rows, (which, near) = _queries(i, sizes), _near(i, sizes)
+    seen = slice(0, rows.stop)
+    scores = _masked_scores(i, key, query, biases, ids, sizes)
+    weights = jnp.exp(scores - log_sum[..., None, rows])
+    weights_grad = jnp.einsum(
+      "...kd,...qd->...kq",
+      value[..., seen, :],
+      grad[..., rows, :],
+      preferred_element_type=jnp.float32,
+    )
+    scores_grad = weights * (weights_grad - delta[..., None, rows])
+    low = scores_grad.astype(dtype)
+    query_grads.append(jnp.einsum("...kq,...kd->...qd", low, key[..., seen, :]))
+    key_grad = key_grad.at[..., seen, :].add(
+      jnp.einsum("...kq,...qd->...kd", low, query[..., rows, :])
+    )
+    value_grad = value_grad.at[..., seen, :].add(
+      jnp.einsum(
+        "...kq,...qd->...kd", weights.astype(dtype), grad[..., rows, :]
+      )
+    )
+    if with_bias:
+      part = scores_grad[..., near, :]
+      size = part.shape[-2:]
+      bias_grads[which] = (
+        bias_grads[which].at[..., : size[0], : size[1]].add(part)
+      )
+  grads = (jnp.concatenate(query_grads, axis=-2), key_grad, value_grad)
+  return grads, tuple(bias_grads) if with_bias else ()
+
+
+def _one_by_one() -> bool:
+  """Whether heads and rows of the batch are done one after the other.
+
+  On a CPU: the scores of one then stay in a core's cache from one operation to
+  the next. That halves the time.
+  """
+  return axes.platform() == "cpu"
 
 
 def _forward(qkv, wheel, segment_ids, sizes):
   """As `attention_kernel.forward`."""
-  query, key, value = _split(qkv, sizes)
-  tiles = _tiles(wheel)
-  outs, log_sums = [], []
-  for i in range(sizes.num_blocks):
-    rows = _queries(i, sizes)
-    bias = _block_bias(tiles, i, segment_ids, sizes)
-    scores = _scores(query[:, :, rows], key[:, :, : rows.stop], bias)
-    log_sum = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
-    weights = jnp.exp(scores - log_sum).astype(value.dtype)
-    outs.append(
-      jnp.einsum("bhqk,bhkd->bhqd", weights, value[:, :, : rows.stop])
-    )
-    log_sums.append(log_sum[..., 0])
-  log_sum = jnp.concatenate(log_sums, axis=-1)
-  return _flat(jnp.concatenate(outs, axis=2)), log_sum
+  parts = _split(qkv, sizes)
+  biases = _biases(wheel, sizes)
+  if _one_by_one():
+
+    def one_head(args):
+      parts, biases = args
+      return jax.lax.map(
+        lambda row: _forward_rows(*row[0], biases, row[1], sizes),
+        (parts, segment_ids),
+      )
+
+    out, log_sum = jax.lax.map(one_head, (parts, biases))
+  else:
+    biases = tuple(bias[:, None] for bias in biases)
+    out, log_sum = _forward_rows(*parts, biases, segment_ids, sizes)
+  return _flat(out), log_sum.swapaxes(0, 1)
 
 
 def _backward(qkv, wheel, segment_ids, grad, log_sum, delta, sizes, with_bias):
   """As `attention_kernel.backward`."""
-  query, key, value = _split(qkv, sizes)
-  grad = _heads(grad, sizes)
-  log_sum, delta = log_sum[..., None], delta[..., None]
-  tiles, transposed = jax.vjp(_tiles, wheel)
-  query_grads = []
-  key_grad = jnp.zeros(key.shape, jnp.float32)
-  value_grad = jnp.zeros(value.shape, jnp.float32)
-  tile_grads = jnp.zeros_like(tiles)
-  for i in range(sizes.num_blocks):
-    rows = _queries(i, sizes)
-    seen = slice(0, rows.stop)
-    bias = _block_bias(tiles, i, segment_ids, sizes)
-    scores = _scores(query[:, :, rows], key[:, :, seen], bias)
-    weights = jnp.exp(scores - log_sum[:, :, rows])
-    weights_grad = jnp.einsum(
-      "bhqd,bhkd->bhqk",
-      grad[:, :, rows],
-      value[:, :, seen],
-      preferred_element_type=jnp.float32,
+  parts = [*_split(qkv, sizes), _heads(grad, sizes)]
+  parts += [log_sum.swapaxes(0, 1), delta.swapaxes(0, 1)]
+  biases, transposed = jax.vjp(lambda wheel: _biases(wheel, sizes), wheel)
+  if _one_by_one():
+
+    def one_head(args):
+      parts, biases = args
+
+      def one_row(total, row):
+        grads, more = _backward_rows(*row[0], biases, row[1], sizes, with_bias)
+        return jax.tree.map(jnp.add, total, more), grads
+
+      zeros = tuple(jnp.zeros_like(bias) for bias in biases) * with_bias
+      total, grads = jax.lax.scan(one_row, zeros, (parts, segment_ids))
+      return grads, total
+
+    grads, bias_grads = jax.lax.map(one_head, (parts, biases))
+  else:
+    grads, bias_grads = _backward_rows(
+      *parts,
+      tuple(bias[:, None] for bias in biases),
+      segment_ids,
+      sizes,
+      with_bias,
     )
-    scores_grad = weights * (weights_grad - delta[:, :, rows])
-    low = scores_grad.astype(query.dtype)
-    query_grads.append(jnp.einsum("bhqk,bhkd->bhqd", low, key[:, :, seen]))
-    key_grad = key_grad.at[:, :, seen].add(
-      jnp.einsum("bhqk,bhqd->bhkd", low, query[:, :, rows])
-    )
-    value_grad = value_grad.at[:, :, seen].add(
-      jnp.einsum(
-        "bhqk,bhqd->bhkd", weights.astype(query.dtype), grad[:, :, rows]
-      )
-    )
-    if with_bias:
-      total = scores_grad.sum(0)
-      for d in range(min(sizes.near, i + 1)):
-        keys = _queries(i - d, sizes)
-        tile = total[:, :, keys]
-        tile_grads = tile_grads.at[:, d, : tile.shape[1], : tile.shape[2]].add(
-          tile
-        )
-  scale = jnp.asarray(sizes.kv**-0.5, query.dtype)
-  query_grad = jnp.concatenate(query_grads, axis=2) * scale
+    bias_grads = tuple(part.sum(1) for part in bias_grads)
+  query_grad, key_grad, value_grad = grads
+  query_grad = query_grad * jnp.asarray(sizes.kv**-0.5, qkv.dtype)
   parts = [
     _flat(part.astype(qkv.dtype)) for part in (query_grad, key_grad, value_grad)
   ]
-  return [*parts, transposed(tile_grads)[0]] if with_bias else parts
+  return [*parts, transposed(bias_grads)[0]] if with_bias else parts

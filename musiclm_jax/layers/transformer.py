@@ -21,6 +21,7 @@ from musiclm_jax.layers import (
   attention,
   blocked_attention,
   dense,
+  gelu,
   norm,
   positions,
 )
@@ -167,12 +168,12 @@ class FeedForward(nn.Module):
         (2, config.mlp_dim), ("embed", None, "mlp"), self.precision, name="wi"
       )(x)
       hidden = checkpoint_name(hidden, "mlp_in")
-      hidden = nn.gelu(hidden[..., 0, :]) * hidden[..., 1, :]
+      hidden = gelu.gelu(hidden[..., 0, :]) * hidden[..., 1, :]
     else:
       hidden = dense.Dense(
         (config.mlp_dim,), ("embed", "mlp"), self.precision, name="wi"
       )(x)
-      hidden = nn.gelu(checkpoint_name(hidden, "mlp_in"))
+      hidden = gelu.gelu(checkpoint_name(hidden, "mlp_in"))
     hidden = axes.constrain(hidden, ("batch", "length", "mlp"))
     hidden = _dropout(config, self.deterministic)(hidden)
     return dense.Dense(

@@ -96,3 +96,14 @@ def test_without_a_bias_equals_causal_attention(interpret):
   for value, wanted in zip(values[:2], expected[:2]):
     scale = float(jnp.abs(wanted).max())
     np.testing.assert_allclose(value, wanted, atol=1e-5 * scale)
+
+
+def test_heads_one_by_one_equal_all_at_once(monkeypatch):
+  arguments = (*_inputs(), _segments())
+  blocked = functools.partial(_blocked, interpret=False)
+  expected = _with_gradients(blocked, *arguments)
+  monkeypatch.setattr(blocked_attention, "_one_by_one", lambda: False)
+  at_once = functools.partial(_blocked, interpret=False)
+  for value, wanted in zip(_with_gradients(at_once, *arguments), expected):
+    scale = float(jnp.abs(wanted).max())
+    np.testing.assert_allclose(value, wanted, atol=1e-5 * scale)
