@@ -80,7 +80,7 @@ def window_program(
       jnp.zeros(codes, bool),
       first_frames,
       shapes,
-      masked.published(layout.num_target_levels),
+      masked.drawn(layout.num_target_levels),
       sampling,
     )
 

@@ -49,6 +49,17 @@ def published(num_levels: int) -> MaskedSchedule:
   return MaskedSchedule((16,) + (1,) * (num_levels - 1))
 
 
+def drawn(num_levels: int) -> MaskedSchedule:
+  """The published passes, of which none takes only what is surest.
+
+  A model that has not learnt much is surest of the code before: as published it
+  repeats that to the end (docs/acoustic_backends.md). The noise is MaskGIT's.
+  """
+  return dataclasses.replace(
+    published(num_levels), choice_noise=4.5, greedy_single=False
+  )
+
+
 def _plan(
   schedule: MaskedSchedule, temperatures: tuple[float, ...]
 ) -> dict[str, np.ndarray]:

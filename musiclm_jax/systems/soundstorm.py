@@ -73,7 +73,7 @@ class SoundStormStage(acoustic_stage.AcousticStage):
   for the first level, as published, have no likelihood that can be computed.
 
   Attributes:
-    schedule: passes of each level; may be set.
+    schedule: passes of each level; may be set. `masked.drawn` unless it is.
   """
 
   KIND = "acoustic_soundstorm"
@@ -83,9 +83,9 @@ class SoundStormStage(acoustic_stage.AcousticStage):
   schedule: masked.MaskedSchedule
 
   def __init__(self, *args, **kwargs):
-    """As `AcousticStage`; the schedule is the published one."""
+    """As `AcousticStage`."""
     super().__init__(*args, **kwargs)
-    self.schedule = masked.published(self.spec.target.num_levels)
+    self.schedule = masked.drawn(self.spec.target.num_levels)
 
   @classmethod
   def decode_network(

@@ -135,7 +135,9 @@ def test_kills_processes_devices_and_batches_change_nothing(
   before = {path: path.stat().st_mtime_ns for path in finished}
 
   # Two go on: eight rows on eight devices, and one row at a time.
-  devices = "--xla_force_host_platform_device_count=8"
+  devices = (
+    f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+  )
   flags = arguments(bundle, captions, folder, "--batch_size=8")
   process = start(flags, XLA_FLAGS=devices)
   flags = arguments(bundle, captions, folder, "--batch_size=1")

@@ -21,7 +21,8 @@ def test_equals_flax_and_its_gradient(dtype):
   np.testing.assert_array_equal(out, nn.gelu(x))
   (grad,), (wanted,) = back(direction), expected_back(direction.astype("f4"))
   assert grad.dtype == dtype
-  atol = 1e-6 if dtype == jnp.float32 else 0.01
+  # Of 1 - tanh(x) ** 2 both lose digits where tanh is nearly 1.
+  atol = 5e-6 if dtype == jnp.float32 else 0.01
   np.testing.assert_allclose(grad.astype("f4"), wanted, atol=atol)
   np.testing.assert_allclose(out.astype("f4"), expected, atol=4 * atol)
 
