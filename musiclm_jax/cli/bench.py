@@ -11,6 +11,7 @@ import argparse
 # module that needs no data has its own `load(args) -> experiment`.
 BENCHES = {
   "loader": ("bench_loader", "the input pipeline of this host, no model"),
+  "train": ("bench_train", "the train step of stages; needs no data"),
   "train_step": ("bench_train_step", "the compiled step on a fixed batch"),
   "codec": ("bench_codec", "encoding and decoding 10 s; needs no data"),
   "decode": ("bench_decode", "generation of each stage; needs no gin file"),
@@ -29,6 +30,7 @@ EPILOG = """examples:
   musiclm bench --what=codec \\
     --gin_file=experiments/musiclm_soundstream_paper_audio_folder.gin \\
     --gin_file=sizes/soundstream_24m.gin
+  musiclm bench --what=train --size=small --stages=semantic --batch_size=4
   musiclm bench --what=decode --size=small --batch_size=4 --json=decode.json
   musiclm bench --what=end_to_end --size=small --codec=small --seconds=10
   musiclm bench --what=metrics --num_clips=1000 --batch_size=8 \\
@@ -49,12 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--size",
     default="small",
-    help="of decode and end_to_end: of gin/sizes/stage_*.gin (default: small)",
+    help="of decode, train and end_to_end: of gin/sizes/stage_*.gin "
+    "(default: small)",
   )
   parser.add_argument(
     "--stages",
     default="",
-    help="of decode: some of semantic,coarse,fine (default: all)",
+    help="of decode and train: some of semantic,coarse,fine (default: all)",
   )
   parser.add_argument(
     "--batch_size",

@@ -66,7 +66,7 @@ def _time_stage(
   batch = request.batch_size
   spec = stage.spec
   told = bench_stages.random_codes(
-    stage, spec.conditioning_streams, batch, spec.crop_secs
+    stage.streams, spec.conditioning_streams, batch, spec.crop_secs
   )
   keys = jax.random.split(jax.random.key(0), batch)
   temperature = musiclm.TEMPERATURES[bench_stages.STAGES.index(name)]

@@ -92,7 +92,10 @@ def run(
   system = _system(request)
   first = system.stages["semantic"]
   told = bench_stages.random_codes(
-    first, first.spec.conditioning_streams, request.batch_size, request.seconds
+    first.streams,
+    first.spec.conditioning_streams,
+    request.batch_size,
+    request.seconds,
   )
   seeds = tuple(range(request.batch_size))
   asked = cascade.Request(request.seconds, seeds, musiclm.TEMPERATURES, told)

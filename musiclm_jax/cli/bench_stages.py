@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 
 from musiclm_jax.cli import benchmarking, check_serving
 from musiclm_jax.core import errors
+from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.models import token_lm
 from musiclm_jax.systems import (
   acoustic_backends,
@@ -155,13 +156,16 @@ def peak_memory_bytes() -> dict[str, int]:
 
 
 def random_codes(
-  stage: stage_lm.StageLM, names: Sequence[str], batch: int, seconds: float
+  streams: Mapping[str, streams_lib.TokenStream],
+  names: Sequence[str],
+  batch: int,
+  seconds: float,
 ) -> dict[str, np.ndarray]:
   """Codes of the streams `names`, int32 `[batch, frames, codebooks]`."""
   generator = np.random.default_rng(1)
   codes = {}
   for name in names:
-    stream = stage.streams[name]
+    stream = streams[name]
     frames = stream.num_frames(seconds)
     shape = (batch, frames, stream.num_codebooks)
     drawn = generator.integers(0, stream.codebook_size, shape)

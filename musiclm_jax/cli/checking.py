@@ -151,8 +151,8 @@ def load_without_data(
   return gin_config.build(experiment.Experiment)
 
 
-def load_stage(request: Any, stage: str) -> Any:
-  """The trainable of a stage at a size, as its experiment configures it.
+def load_stage_experiment(request: Any, stage: str) -> experiment.Experiment:
+  """The experiment of a stage at a size, without its data.
 
   Args:
     request: has `size`, `gin_files`, `overrides` and `search_paths`.
@@ -162,7 +162,7 @@ def load_stage(request: Any, stage: str) -> Any:
     UserError: if there is no such size, or a gin file does not fit.
   """
   kind = stage if stage in acoustic_backends.BACKENDS else "stage"
-  run = load_without_data(
+  return load_without_data(
     (
       f"experiments/musiclm_{stage}_paper_audio_folder.gin",
       f"sizes/{kind}_{request.size}.gin",
@@ -171,7 +171,11 @@ def load_stage(request: Any, stage: str) -> Any:
     request.overrides,
     request.search_paths,
   )
-  return run.trainable
+
+
+def load_stage(request: Any, stage: str) -> Any:
+  """The trainable of `load_stage_experiment`."""
+  return load_stage_experiment(request, stage).trainable
 
 
 # --- Knobs.

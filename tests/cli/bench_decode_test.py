@@ -53,6 +53,20 @@ def test_a_stage_is_timed(tmp_path, capsys):
   assert stage["compile_secs"] > 0 and stage["peak_host_bytes"] > 1e8
 
 
+def test_a_train_step_is_timed(capsys):
+  argv = ["bench", "--what=train", "--size=tiny", "--stages=coarse"]
+  argv += ["--batch_size=2", "--gin.stages.coarse_stage.crop_secs=0.2"]
+  assert main_lib.main([*argv, *SMALL]) == 0
+  found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+  (stage,) = found["stages"]
+  assert stage["stage"] == "coarse" and stage["global_batch_size"] == 2
+  # 12 MuLan codes, 5 semantic ones and 10 frames of 4 codes.
+  length = 12 + 5 + 40
+  assert stage["batch_shape"]["decoder_target_tokens"] == [2, length]
+  rate = stage["calls_per_second"]
+  assert stage["tokens_per_second"] == pytest.approx(2 * length * rate)
+
+
 @pytest.mark.parametrize(
   "acoustic, flags, names",
   [
