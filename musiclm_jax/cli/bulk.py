@@ -101,6 +101,7 @@ class _Bulk:
       ) as claims,
       progress.Progress("generate", total, total - len(pending), "clip") as bar,
     ):
+      atomic_files.remove_abandoned(self._folder, self._job.stale_secs)
       last_note = time.monotonic()
       while pending:
         num_made = self._work(pending, claims, bar)

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -37,6 +38,20 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
   except BaseException:
     os.unlink(scratch)
     raise
+
+
+def remove_abandoned(folder: str | os.PathLike, older_than_secs: float) -> None:
+  """Removes what SIGKILL left of half-written files in a folder.
+
+  Args:
+    folder: looked at without the folders in it.
+    older_than_secs: since the last byte; younger files may be another's work.
+  """
+  newest = time.time() - older_than_secs
+  for scratch in pathlib.Path(folder).glob(f".*{SCRATCH}"):
+    with contextlib.suppress(FileNotFoundError):
+      if scratch.stat().st_mtime < newest:
+        scratch.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

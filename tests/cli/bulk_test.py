@@ -133,6 +133,10 @@ def test_kills_processes_devices_and_batches_change_nothing(
   victim = finished.pop(0)
   victim.write_text("{")
   before = {path: path.stat().st_mtime_ns for path in finished}
+  # What SIGKILL leaves of a file goes when it is surely nobody's any more.
+  abandoned = folder / ".001_0_0.5s_a.wav.abcdefgh.writing"
+  abandoned.write_bytes(b"RIFF")
+  os.utime(abandoned, (0, 0))
 
   # Two go on: eight rows on eight devices, and one row at a time.
   devices = (
@@ -145,6 +149,9 @@ def test_kills_processes_devices_and_batches_change_nothing(
   assert len(capsys.readouterr().out.split(".wav\n")) == 11
   _, error = process.communicate(timeout=600)
   assert process.returncode == 0, error.decode()
+  assert not abandoned.exists()
+  for young in folder.glob(".*.writing"):
+    young.unlink()
   assert content(folder) == content(unbroken)
   for path, when in before.items():
     assert path.stat().st_mtime_ns == when
