@@ -70,7 +70,7 @@ class _Random:
     return np.random.default_rng(0).normal(size=(len(texts), _DIM))
 
   def embed_audio_windows(self, waveforms, sample_rate_hz):
-    raise NotImplementedError("the store has all clips")
+    raise RuntimeError("asked for a clip that the store should have")
 
   classify_windows = embed_audio_windows
 

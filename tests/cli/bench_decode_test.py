@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
-from musiclm_jax.cli import bench_stages, check_generate, checking
+from musiclm_jax.cli import bench_stages, bench_train, check_generate, checking
 from musiclm_jax.cli import main as main_lib
+from musiclm_jax.core import stages
 from musiclm_jax.partitioning import topologies
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -51,6 +52,24 @@ def test_a_stage_is_timed(tmp_path, capsys):
   bound = found["copy_bytes_per_second"] / (4 * weights)
   assert stage["weight_bound_steps_per_second"] == pytest.approx(bound)
   assert stage["compile_secs"] > 0 and stage["peak_host_bytes"] > 1e8
+
+
+def test_a_train_step_learns_the_target_alone():
+  request = bench_stages.Request(
+    "tiny", ("coarse",), 2, 1.0, "stages", "24m", "", "compute", (),
+    ("stages.coarse_stage.crop_secs=0.2",), (),
+  )  # fmt: skip
+  layout = checking.load_stage(request, "coarse").layout
+  batch = bench_train.random_batch(layout, 2)
+  weights, tokens = (
+    batch["decoder_loss_weights"],
+    batch["decoder_target_tokens"],
+  )
+  assert layout.target_start == 12 + 5 and weights.shape == (2, 57)
+  assert not weights[:, :17].any() and (weights[:, 17:] == 1).all()
+  inputs = batch["decoder_input_tokens"]
+  assert (inputs[:, 1:] == tokens[:, :-1]).all()
+  assert (inputs[:, 0] == stages.BOS_ID).all()
 
 
 def test_a_train_step_is_timed(capsys):
