@@ -9,6 +9,7 @@ TPU a kernel does this without leaving the chip's fast memory
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,10 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 
 from musiclm_jax.layers import attention_kernel, positions
 from musiclm_jax.partitioning import axes
+
+# Scores of a block, of some heads of one row, that a CPU works on at a time:
+# 4 MB of float32.
+_CACHED_SCORES = 2**20
 
 # Names of what the backward pass needs, for checkpoint policies.
 SAVED_NAMES = ("attention_context", "attention_log_sum")
@@ -352,66 +357,110 @@ def _backward_rows(
   return grads, tuple(bias_grads) if with_bias else ()
 
 
-def _one_by_one() -> bool:
-  """Whether heads and rows of the batch are done one after the other.
+def _group_size(sizes: attention_kernel.Sizes) -> int:
+  """Heads of a row that are done together on a CPU.
 
-  On a CPU: the scores of one then stay in a core's cache from one operation to
-  the next. That halves the time.
+  So many that their scores stay in the caches from one operation to the next,
+  and so few operations that starting them costs little.
+  """
+  most = _CACHED_SCORES // (sizes.length * min(sizes.block, sizes.length))
+  fitting = range(1, min(max(most, 1), sizes.heads) + 1)
+  return max(size for size in fitting if sizes.heads % size == 0)
+
+
+def _for_groups(function: Any, arrays: Any, sizes: attention_kernel.Sizes):
+  """`function` of one group of heads after the other.
+
+  Args:
+    function: of a tree of arrays `[heads, ...]`, gives such a tree.
+    arrays: of all heads.
+    sizes: of the call.
+  """
+  size = _group_size(sizes)
+  if size == sizes.heads:
+    return function(arrays)
+  groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), arrays)
+  found = jax.lax.map(function, groups)
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+def _row_by_row() -> bool:
+  """Whether rows of the batch are done one after the other.
+
+  On a CPU: scores then stay in the caches from one operation to the next.
   """
   return axes.platform() == "cpu"
 
 
 def _forward(qkv, wheel, segment_ids, sizes):
   """As `attention_kernel.forward`."""
-  parts = _split(qkv, sizes)
   biases = _biases(wheel, sizes)
-  if _one_by_one():
-
-    def one_head(args):
-      parts, biases = args
-      return jax.lax.map(
-        lambda row: _forward_rows(*row[0], biases, row[1], sizes),
-        (parts, segment_ids),
-      )
-
-    out, log_sum = jax.lax.map(one_head, (parts, biases))
-  else:
+  if not _row_by_row():
     biases = tuple(bias[:, None] for bias in biases)
-    out, log_sum = _forward_rows(*parts, biases, segment_ids, sizes)
-  return _flat(out), log_sum.swapaxes(0, 1)
+    out, log_sum = _forward_rows(
+      *_split(qkv, sizes), biases, segment_ids, sizes
+    )
+    return _flat(out), log_sum.swapaxes(0, 1)
+  single = dataclasses.replace(sizes, batch=1)
+
+  def one_row(row):
+    qkv, ids = row
+    parts = [part[:, 0] for part in _split(qkv[None], single)]
+    out, log_sum = _for_groups(
+      lambda group: _forward_rows(*group[0], group[1], ids, single),
+      (parts, biases),
+      single,
+    )
+    return _flat(out[:, None])[0], log_sum
+
+  return jax.lax.map(one_row, (qkv, segment_ids))
 
 
 def _backward(qkv, wheel, segment_ids, grad, log_sum, delta, sizes, with_bias):
   """As `attention_kernel.backward`."""
-  parts = [*_split(qkv, sizes), _heads(grad, sizes)]
-  parts += [log_sum.swapaxes(0, 1), delta.swapaxes(0, 1)]
   biases, transposed = jax.vjp(lambda wheel: _biases(wheel, sizes), wheel)
-  if _one_by_one():
+  if _row_by_row():
+    single = dataclasses.replace(sizes, batch=1)
 
-    def one_head(args):
-      parts, biases = args
+    def one_row(total, row):
+      qkv, grad, log_sum, delta, ids = row
+      parts = [*_split(qkv[None], single), _heads(grad[None], single)]
+      grads, more = _for_groups(
+        lambda group: _backward_rows(
+          *group[0], group[1], ids, single, with_bias
+        ),
+        ([*(part[:, 0] for part in parts), log_sum, delta], biases),
+        single,
+      )
+      flat = [part[0] for part in _flat_grads(grads, qkv.dtype, single)]
+      return jax.tree.map(jnp.add, total, more), flat
 
-      def one_row(total, row):
-        grads, more = _backward_rows(*row[0], biases, row[1], sizes, with_bias)
-        return jax.tree.map(jnp.add, total, more), grads
-
-      zeros = tuple(jnp.zeros_like(bias) for bias in biases) * with_bias
-      total, grads = jax.lax.scan(one_row, zeros, (parts, segment_ids))
-      return grads, total
-
-    grads, bias_grads = jax.lax.map(one_head, (parts, biases))
+    zeros = tuple(jnp.zeros_like(bias) for bias in biases) * with_bias
+    rows = (qkv, grad, log_sum, delta, segment_ids)
+    bias_grads, parts = jax.lax.scan(one_row, zeros, rows)
   else:
     grads, bias_grads = _backward_rows(
-      *parts,
+      *_split(qkv, sizes),
+      _heads(grad, sizes),
+      log_sum.swapaxes(0, 1),
+      delta.swapaxes(0, 1),
       tuple(bias[:, None] for bias in biases),
       segment_ids,
       sizes,
       with_bias,
     )
     bias_grads = tuple(part.sum(1) for part in bias_grads)
-  query_grad, key_grad, value_grad = grads
-  query_grad = query_grad * jnp.asarray(sizes.kv**-0.5, qkv.dtype)
-  parts = [
-    _flat(part.astype(qkv.dtype)) for part in (query_grad, key_grad, value_grad)
-  ]
+    parts = _flat_grads(grads, qkv.dtype, sizes)
   return [*parts, transposed(bias_grads)[0]] if with_bias else parts
+
+
+def _flat_grads(grads, dtype, sizes) -> list[jax.Array]:
+  """What `_backward_rows` gives, as gradients of three parts of `qkv`."""
+  query_grad, *others = grads
+  query_grad = query_grad * jnp.asarray(sizes.kv**-0.5, dtype)
+  return [
+    _flat(part.reshape(sizes.heads, sizes.batch, *part.shape[-2:])).astype(
+      dtype
+    )
+    for part in (query_grad, *others)
+  ]

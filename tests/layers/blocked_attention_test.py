@@ -98,11 +98,13 @@ def test_without_a_bias_equals_causal_attention(interpret):
     np.testing.assert_allclose(value, wanted, atol=1e-5 * scale)
 
 
-def test_heads_one_by_one_equal_all_at_once(monkeypatch):
+@pytest.mark.parametrize("cached_scores", [1, 2**20])
+def test_row_by_row_equals_all_at_once(monkeypatch, cached_scores):
   arguments = (*_inputs(), _segments())
+  monkeypatch.setattr(blocked_attention, "_CACHED_SCORES", cached_scores)
   blocked = functools.partial(_blocked, interpret=False)
   expected = _with_gradients(blocked, *arguments)
-  monkeypatch.setattr(blocked_attention, "_one_by_one", lambda: False)
+  monkeypatch.setattr(blocked_attention, "_row_by_row", lambda: False)
   at_once = functools.partial(_blocked, interpret=False)
   for value, wanted in zip(_with_gradients(at_once, *arguments), expected):
     scale = float(jnp.abs(wanted).max())
