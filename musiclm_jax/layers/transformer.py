@@ -36,6 +36,8 @@ _KEPT = {
   "attention": ("qkv", *blocked_attention.SAVED_NAMES),
   "context": blocked_attention.SAVED_NAMES,
 }
+# Compiling takes a second more for each layer.
+_MOST_UNROLLED = 8
 REMAT_POLICIES = ("none", *_KEPT, "full")
 
 
@@ -453,6 +455,7 @@ class TransformerStack(nn.Module):
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=config.num_layers,
+        unroll=_num_unrolled(config.num_layers),
         metadata_params={nn.PARTITION_NAME: "layers"},
       )(*fields, name="layers")
       return lambda x, bias, at: scanned(x, bias, at)[0]
@@ -467,6 +470,17 @@ class TransformerStack(nn.Module):
       return x
 
     return unrolled
+
+
+def _num_unrolled(num_layers: int) -> int:
+  """Layers in one turn of the scan over all.
+
+  On a CPU all of a small stack: what a layer keeps for the backward pass is
+  then used where it lies, in place of being copied into zeros and out again.
+  Elsewhere one: that compiles fastest, and copies cost little.
+  """
+  small = axes.platform() == "cpu" and num_layers <= _MOST_UNROLLED
+  return num_layers if small else 1
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
