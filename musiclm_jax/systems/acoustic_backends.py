@@ -80,15 +80,15 @@ def settings_of(
   """Settings of the three stages as those of what a system runs.
 
   Args:
-    stages: from `choose`.
+    stages: from `choose`, or some of them.
     settings: of the semantic, coarse and fine stage.
 
   Returns:
     One for each of `stages`; a back end has those of coarse and fine stage.
   """
-  if len(stages) < len(settings):
-    return (settings[0], tuple(settings[1:]))
-  return tuple(settings)
+  of_stages = dict(zip(("semantic", "coarse", "fine"), settings))
+  of_backend = tuple(settings[1:])
+  return tuple(of_stages.get(name, of_backend) for name in stages)
 
 
 def check(

@@ -235,7 +235,7 @@ class Cascade:
   def with_codebooks(self, num_codebooks: int) -> typing.Self:
     """The same system, which decodes the first codebooks of acoustic codes.
 
-    All codes are made as before: what is heard is what the others add.
+    Stages that make none of these do not run; the others draw as before.
 
     Args:
       num_codebooks: of the codec; 0 for all.
@@ -292,7 +292,12 @@ class Cascade:
     )
     if has_melody:
       stages["semantic"] = self.melody_stage
-    return stages
+    most = self.num_codebooks or self.codec.stream.num_codebooks
+    return {
+      name: stage
+      for name, stage in stages.items()
+      if stage.spec.target.first_level < most
+    }
 
   def steps(
     self, request: Request

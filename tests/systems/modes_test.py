@@ -142,6 +142,26 @@ def _same(first, second, names=("semantic", "acoustic")):
     np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.parametrize("num_codebooks", [1, 2, 3])
+def test_first_codebooks_are_made_without_the_stages_of_others(
+  system, num_codebooks
+):
+  request = story.request(system, TOLD, 3.4, 5)
+  whole = system.sample(request)
+  fewer = system.with_codebooks(num_codebooks)
+  assert ("fine" in fewer.stages_of(request)) == (num_codebooks == 3)
+  codes = fewer.sample(request)
+  made = codes["acoustic"].shape[-1]
+  assert made == (3 if num_codebooks == 3 else 2)
+  np.testing.assert_array_equal(
+    codes["acoustic"], whole["acoustic"][..., :made]
+  )
+  np.testing.assert_array_equal(
+    fewer.run(request).waveform,
+    fewer.decode(whole["acoustic"], request.seconds),
+  )
+
+
 def test_story_of_one_prompt_is_the_prompt(system):
   told = story.parse([{"at": 0, "text": "calm"}])
   codes = system.sample(story.request(system, told, 3.4, 5))
