@@ -5,7 +5,8 @@ Pure functions for use inside `jax.jit`: one compiled loop, sampling on the
 device, no host round trip per token.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from musiclm_jax.decoding import sampling as sampling_lib
 
 StepFn = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 LogitsFn = Callable[[jax.Array, jax.Array], jax.Array]
+GrowFn = Callable[[Any, int], Any]
 
 
 def decode(
@@ -30,6 +32,8 @@ def decode(
   forced: jax.Array | None = None,
   num_forced: jax.Array | int = 0,
   end_code: int | None = None,
+  parts: Sequence[int] = (),
+  grow_fn: GrowFn | None = None,
 ) -> tuple[jax.Array, Any]:
   """Samples `num_frames` frames, level after level.
 
@@ -53,6 +57,10 @@ def decode(
     end_code: of codes without repeats, of one level and known by `forced`
       alone: what ends them, static. It is not drawn first, no code is drawn
       again at once, and whatever follows the end is -1, as it is.
+    parts: steps after which, one part after the other, the cache is made
+      longer; those that are left are the last part (static). Each part is a
+      loop of its own, which reads a cache of its length.
+    grow_fn: `(cache, number of steps in the next part) -> cache`.
 
   Returns:
     int32 codes `[batch, frames, levels]` and the cache after them.
@@ -81,10 +89,18 @@ def decode(
     cache, hidden = step_fn(cache, code + offsets[level])
     return (cache, hidden, code), code
 
-  steps = jnp.arange(num_frames * num_levels, dtype=jnp.int32)
   # As if the end came before the begin: it is not drawn first.
   last = jnp.full(batch, -1 if end_code is None else end_code, jnp.int32)
-  (cache, *_), codes = jax.lax.scan(body, (cache, hidden, last), steps)
+  carry, made, start = (cache, hidden, last), [], 0
+  for end in (*itertools.accumulate(parts), num_frames * num_levels):
+    if start:
+      cache, *rest = carry
+      carry = (grow_fn(cache, end - start), *rest)
+    steps = jnp.arange(start, end, dtype=jnp.int32)
+    carry, codes = jax.lax.scan(body, carry, steps)
+    made.append(codes)
+    start = end
+  cache, codes = carry[0], jnp.concatenate(made)
   if end_code is not None:
     codes = jnp.where(codes == end_code, -1, codes)
   return codes.T.reshape(batch, num_frames, num_levels), cache

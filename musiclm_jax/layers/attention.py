@@ -5,6 +5,8 @@ Activations and an additive bias in, activations out; while decoding, keys and
 values of earlier positions are kept in the 'cache' collection.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -130,6 +132,26 @@ def _attend_backward(saved, grad):
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def grow_cache(cache: Any, num_more: int) -> Any:
+  """A cache with room for more positions.
+
+  Args:
+    cache: the 'cache' collection of a network: keys, values and masks may be
+      anywhere in it, and other things beside them.
+    num_more: positions to add.
+  """
+
+  def grow(path, leaf):
+    name = path[-1].key
+    if name in ("cached_key", "cached_value"):
+      return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 2) + [(0, num_more), (0, 0)])
+    if name == "cached_mask" and leaf is not None:
+      return jnp.pad(leaf, [(0, 0), (0, num_more)], constant_values=True)
+    return leaf
+
+  return jax.tree_util.tree_map_with_path(grow, cache)
 
 
 class SelfAttention(nn.Module):

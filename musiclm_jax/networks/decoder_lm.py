@@ -213,7 +213,10 @@ class DecoderLM(nn.Module):
     return CodeScores(*(jnp.concatenate(x, axis=1) for x in zip(*parts)))
 
   def prefill(
-    self, tokens: jax.Array, shapes: Sequence[tuple[int, int]]
+    self,
+    tokens: jax.Array,
+    shapes: Sequence[tuple[int, int]],
+    num_steps: int | None = None,
   ) -> jax.Array:
     """Creates the cache from a prefix; apply with `mutable=['cache']`.
 
@@ -221,6 +224,7 @@ class DecoderLM(nn.Module):
       tokens: int32 `[batch, prefix]`: BOS, all conditioning tokens and any
         number of target tokens.
       shapes: (frames, levels) of each segment; the cache holds all of them.
+      num_steps: decode steps that it holds in place of all.
 
     Returns:
       Hidden state of the last position, `[batch, embed]`.
@@ -235,12 +239,12 @@ class DecoderLM(nn.Module):
       )
       self.put_variable("cache", "aligned_index", jnp.int32(known))
       x = _add_at_end(x, aligned[:, :known])
+    # One more: the decode loop also takes in the last token.
+    cache_length = 1 + sum(math.prod(shape) for shape in shapes)
+    if num_steps is not None:
+      cache_length = tokens.shape[1] + num_steps
     hidden = self.transformer(
-      x,
-      self._mask(tokens, shapes),
-      decode=True,
-      # One more: the decode loop also takes in the last token.
-      cache_length=1 + sum(math.prod(shape) for shape in shapes),
+      x, self._mask(tokens, shapes), decode=True, cache_length=cache_length
     )
     return hidden[:, -1]
 

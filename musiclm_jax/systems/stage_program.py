@@ -13,9 +13,16 @@ from musiclm_jax.core import stages as stages_lib
 from musiclm_jax.core import streams as streams_lib
 from musiclm_jax.decoding import autoregressive, guidance
 from musiclm_jax.decoding import sampling as sampling_lib
+from musiclm_jax.layers import attention
 from musiclm_jax.layers import transformer as transformer_lib
 from musiclm_jax.networks import decoder_lm
+from musiclm_jax.partitioning import axes
 from musiclm_jax.systems import stage_weights
+
+# Each loop is compiled: more of them than this would cost more than they save,
+# and so would short ones.
+MAX_LOOPS = 4
+MIN_LOOP_STEPS = 125
 
 
 def decode_network(
@@ -47,6 +54,20 @@ def decode_network(
   )
 
 
+def loop_parts(num_steps: int) -> tuple[int, ...]:
+  """Steps of the loops that a window is decoded in, one after the other.
+
+  A step reads the whole cache, filled or not: in each loop it is as long as
+  what is filled at its end. On a CPU only; elsewhere one loop has all steps,
+  as `musiclm check` counts them.
+  """
+  if axes.platform() != "cpu":
+    return (num_steps,)
+  num_parts = min(max(num_steps // MIN_LOOP_STEPS, 1), MAX_LOOPS)
+  share, rest = divmod(num_steps, num_parts)
+  return tuple(share + (index < rest) for index in range(num_parts))
+
+
 def generate_program(
   network: decoder_lm.DecoderLM,
   offsets: np.ndarray,
@@ -67,10 +88,12 @@ def generate_program(
   The variables are those of `stage_weights.stored`.
   """
   dtype = network.precision.compute_dtype
+  parts = loop_parts(num_frames * shapes[-1][1])
   hidden, state = network.apply(
     variables,
     tokens,
     shapes,
+    parts[0],
     method="prefill",
     mutable=["cache"],
   )
@@ -104,5 +127,7 @@ def generate_program(
     forced,
     num_forced,
     end_code,
+    parts[:-1],
+    attention.grow_cache,
   )
   return codes

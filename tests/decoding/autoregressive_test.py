@@ -11,7 +11,7 @@ OFFSETS = np.array([2, 7], np.int32)
 SIZE = 5
 
 
-def _run(first_hidden, forced=None, num_forced=0):
+def _run(first_hidden, forced=None, num_forced=0, **parts):
   """Each level's code is (last token + level) mod SIZE, greedily."""
 
   def step(cache, token):
@@ -34,6 +34,7 @@ def _run(first_hidden, forced=None, num_forced=0):
     sampling.SamplingConfig(0.0),
     forced,
     num_forced,
+    **parts,
   )
 
 
@@ -80,6 +81,20 @@ def test_codes_without_repeats_end_and_stay_ended():
   # First: the end is not the begin, no code twice. Second: two are given.
   expected = [[0, 1, 2, 1, -1, -1], [0, 0, 2, -1, -1, -1], [0] + [-1] * 5]
   np.testing.assert_array_equal(codes[..., 0], expected)
+
+
+def test_loops_go_on_where_the_one_before_ended():
+  grown = []
+
+  def grow(cache, num_steps):
+    grown.append(num_steps)
+    return cache
+
+  forced = jnp.full((2, 3, 2), 2)
+  whole, _ = _run([0, 3], forced, jnp.int32(2))
+  codes, cache = _run([0, 3], forced, jnp.int32(2), parts=(1, 2), grow_fn=grow)
+  np.testing.assert_array_equal(codes, whole)
+  assert grown == [2, 3] and int(cache) == 6
 
 
 def test_forced_frames_are_taken_and_continued_from():

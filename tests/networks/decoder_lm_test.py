@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from musiclm_jax.core import artifacts
-from musiclm_jax.layers import transformer
+from musiclm_jax.layers import attention, transformer
 from musiclm_jax.networks import decoder_lm
 from musiclm_jax.partitioning import axes
 
@@ -99,9 +99,11 @@ def test_cached_decode_logits_equal_teacher_forced_logits(
   network = decoder_lm.DecoderLM(config)
   params = {"params": transformer.unstack_layers(variables["params"])}
   first = START + num_known
+  # With known frames the cache is short at first, and grows.
+  num_steps = 2 if num_known else None
   hidden, state = jax.jit(
     lambda tokens: network.apply(
-      params, tokens, SHAPES, method="prefill", mutable=["cache"]
+      params, tokens, SHAPES, num_steps, method="prefill", mutable=["cache"]
     )
   )(tokens[:, : first + 1])
   step = jax.jit(
@@ -115,6 +117,9 @@ def test_cached_decode_logits_equal_teacher_forced_logits(
     logits.append(
       network.apply(params, hidden, jnp.int32(level), method="level_logits")
     )
+    if num_steps and position == first + num_steps:
+      more = LENGTH - position
+      state = {"cache": attention.grow_cache(state["cache"], more)}
     if position + 1 < LENGTH:
       hidden, state = step(state, tokens[:, position + 1])
   decoded = jnp.stack(logits, axis=1)
