@@ -236,7 +236,7 @@ def run(args: argparse.Namespace) -> None:
     "stories": [one.to_list() for one in stories if one is not None],
     "seconds": args.seconds,
     "seed": args.seed,
-    "acoustic": args.acoustic,
+    **system.describe_acoustic(),
     "fingerprints": system.fingerprints,
     "first_audio_secs": firsts,
     "real_time_factor": args.seconds * len(texts) / secs,
