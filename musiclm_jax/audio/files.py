@@ -4,7 +4,6 @@
 import io
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ import soundfile
 import soxr
 
 from musiclm_jax.audio import wav_tags
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 _PCM_MAX = 32767.0
@@ -245,19 +244,11 @@ def write_wav(
   """
   pcm = _pcm16(waveform)
   path = pathlib.Path(path)
-  scratch = None
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(
-      dir=path.parent, prefix=f".{path.name}.", suffix=".writing"
-    )
-    with os.fdopen(handle, "w+b") as file:
+    with atomic_files.written(path) as file:
       soundfile.write(file, pcm, sample_rate_hz, format="WAV", subtype="PCM_16")
       if tags:
         wav_tags.append(file, tags)
-    os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
-    os.replace(scratch, path)
   except (OSError, soundfile.SoundFileError) as error:
-    if scratch is not None and os.path.exists(scratch):
-      os.unlink(scratch)
     raise errors.UserError(f"cannot write {path}: {error}") from error

@@ -30,6 +30,34 @@ def add_gin_arguments(
   )
 
 
+def add_item_arguments(
+  parser: argparse.ArgumentParser, seconds: float, batch_size: int = 0
+) -> None:
+  """The options of verbs that make music to measure it.
+
+  Args:
+    parser: of the verb.
+    seconds: length of an item unless another is given.
+    batch_size: likewise; 0 for verbs that make one at a time.
+  """
+  parser.add_argument(
+    "--seconds",
+    type=float,
+    default=seconds,
+    help="of each (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--seed", type=int, default=0, help="of the first (default: %(default)s)"
+  )
+  if batch_size:
+    parser.add_argument(
+      "--batch_size",
+      type=int,
+      default=batch_size,
+      help="made at once (default: %(default)s)",
+    )
+
+
 def refuse_urls(args: argparse.Namespace) -> None:
   """Raises UserError for an option that names a bucket or another URL.
 

@@ -8,6 +8,8 @@ music"): shares, their distance with an interval, as JSON and as a page.
 
 import argparse
 
+from musiclm_jax.cli import arguments
+
 EPILOG = """examples:
   musiclm bias --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --bundle=runs/quickstart/bundle --output_dir=runs/bias
@@ -72,15 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="folders of `musiclm generate` to take in place of generating; "
     "repeatable",
   )
-  parser.add_argument(
-    "--seconds", type=float, default=10.0, help="of each (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--seed", type=int, default=0, help="of the first (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--batch_size", type=int, default=8, help="made at once (default: 8)"
-  )
+  arguments.add_item_arguments(parser, seconds=10.0, batch_size=8)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -6,14 +6,13 @@ import math
 import os
 import pathlib
 import sys
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from musiclm_jax.audio import blocks, files
 from musiclm_jax.cli import artifact_paths
-from musiclm_jax.core import artifacts, errors, progress
+from musiclm_jax.core import artifacts, atomic_files, errors, progress
 from musiclm_jax.systems import codec_streams, tokenizers
 
 FORMAT_VERSION = 1
@@ -50,19 +49,11 @@ class CodeFile:
       field.name: np.asarray(getattr(self, field.name))
       for field in dataclasses.fields(self)
     }
-    scratch = None
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      handle, scratch = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".writing"
-      )
-      with os.fdopen(handle, "wb") as file:
+      with atomic_files.written(path) as file:
         np.savez(file, format_version=np.asarray(FORMAT_VERSION), **values)
-      os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
-      os.replace(scratch, path)
     except OSError as error:
-      if scratch is not None and os.path.exists(scratch):
-        os.unlink(scratch)
       raise errors.UserError(f"cannot write {path}: {error}") from error
 
   @classmethod

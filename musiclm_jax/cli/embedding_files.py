@@ -2,6 +2,7 @@
 """The embed job: audio files and texts in, MuLan vectors in files out."""
 
 import csv
+import io
 import os
 import pathlib
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 
 from musiclm_jax.audio import blocks, files
 from musiclm_jax.cli import artifact_paths
-from musiclm_jax.core import errors, progress
+from musiclm_jax.core import atomic_files, errors, progress
 from musiclm_jax.systems import audio_index, tokenizers
 
 TABLES = (".npz", ".csv")
@@ -178,34 +179,27 @@ def _write_table(
   vectors = np.concatenate(
     [np.zeros((0, dim), np.float32), *(one[2] for one in audio)]
   )
-  scratch = target.with_name(f".{target.name}.writing")
-  try:
+  with atomic_files.written(target) as file:
     if target.suffix.lower() == ".npz":
-      with errors.naming(target), open(scratch, "wb") as file:
-        np.savez(
-          file,
-          paths=np.array(paths, np.str_),
-          starts_secs=starts,
-          embeddings=vectors,
-          texts=np.array(texts, np.str_),
-          text_embeddings=text_vectors,
-          fingerprint=np.array(fingerprint),
-        )
+      np.savez(
+        file,
+        paths=np.array(paths, np.str_),
+        starts_secs=starts,
+        embeddings=vectors,
+        texts=np.array(texts, np.str_),
+        text_embeddings=text_vectors,
+        fingerprint=np.array(fingerprint),
+      )
     else:
-      with (
-        errors.naming(target),
-        open(scratch, "w", newline="", encoding="utf-8") as file,
-      ):
-        writer = csv.writer(file)
-        names = [f"e{index}" for index in range(dim)]
-        writer.writerow(["kind", "source", "start_secs", *names])
-        for name, start, row in zip(paths, starts, vectors):
-          writer.writerow(["audio", name, f"{start:g}", *row.tolist()])
-        for text, row in zip(texts, text_vectors):
-          writer.writerow(["text", text, "", *row.tolist()])
-    os.replace(scratch, target)
-  finally:
-    scratch.unlink(missing_ok=True)
+      lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+      writer = csv.writer(lines)
+      names = [f"e{index}" for index in range(dim)]
+      writer.writerow(["kind", "source", "start_secs", *names])
+      for name, start, row in zip(paths, starts, vectors):
+        writer.writerow(["audio", name, f"{start:g}", *row.tolist()])
+      for text, row in zip(texts, text_vectors):
+        writer.writerow(["text", text, "", *row.tolist()])
+      lines.detach()  # written out; the file is closed by who opened it
 
 
 def run(

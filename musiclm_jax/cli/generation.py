@@ -144,14 +144,14 @@ def _items(
   return items
 
 
-def _all_settings(
+def all_settings(
   items: Sequence[generated_files.Item],
   job: jobs.GenerateJob,
   system: Any,
   sampling: Sequence[sampling_lib.SamplingConfig],
   about: dict[str, Any],
 ) -> dict[generated_files.Item, dict[str, Any]]:
-  """All that decides what each item sounds like."""
+  """All that decides what each item sounds like, as its sidecar has it."""
   from musiclm_jax.evaluation import summary
   from musiclm_jax.systems import bundle, provenance
 
@@ -159,7 +159,7 @@ def _all_settings(
   if job.num_candidates > 1:
     choice = {"num_candidates": job.num_candidates, "keep": job.keep}
   shared = {
-    "acoustic": job.acoustic,
+    **system.describe_acoustic(),
     "weights": system.stages["semantic"].weights,
     "sampling": stage_sampling.describe(sampling),
     "sample_rate_hz": system.codec.sample_rate_hz,
@@ -267,7 +267,7 @@ def make(job: jobs.GenerateJob) -> list[pathlib.Path]:
   sampling = sampling_flags.sampling(
     job, system.stages_for(bool(job.melody)), system.temperatures
   )
-  settings = _all_settings(items, job, system, sampling, about)
+  settings = all_settings(items, job, system, sampling, about)
   devices = jax.local_devices()
   system.spread(devices)
   request = _requests(job, system, mode, sampling)

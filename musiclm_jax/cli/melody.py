@@ -8,6 +8,8 @@ score of both, as JSON and as a page to listen to.
 
 import argparse
 
+from musiclm_jax.cli import arguments
+
 EPILOG = """examples:
   musiclm melody --bundle=runs/melody/bundle --output_dir=runs/melody/report \\
     --corpus_dir=runs/quickstart/data/score_corpus/tiny/1.1.0
@@ -52,15 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=1,
     help="results of each melody, each of another text (default: %(default)s)",
   )
-  parser.add_argument(
-    "--seconds", type=float, default=10.0, help="of each (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--seed", type=int, default=0, help="of the first (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--batch_size", type=int, default=8, help="made at once (default: 8)"
-  )
+  arguments.add_item_arguments(parser, seconds=10.0, batch_size=8)
   parser.add_argument(
     "--num_shown", type=int, default=6, help="on the page (default: 6)"
   )

@@ -3,10 +3,11 @@
 (story score, drift, repetition), and memory."""
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,77 +192,100 @@ def _long_form(
   }
 
 
-def run(args: argparse.Namespace) -> None:
-  """Makes the items, writes them, `seams.json` and `memory.svg`.
-
-  Raises:
-    UserError: for bad inputs, or items so short that nothing joins.
-  """
-  texts, stories = _items(args)
-  system = musiclm.MusicLM.load(args.bundle).with_acoustic(args.acoustic)
-  requests = [
+def _requests(
+  args: argparse.Namespace,
+  system: musiclm.MusicLM,
+  texts: Sequence[str],
+  stories: Sequence[story_lib.Story | None],
+) -> list[cascade.Request]:
+  """What the system makes of each item."""
+  return [
     system.request(text, args.seconds, args.seed + index)
     if story is None
     else story_lib.request(system, story, args.seconds, args.seed + index)
     for index, (text, story) in enumerate(zip(texts, stories))
   ]
+
+
+def _places(
+  system: musiclm.MusicLM, requests: Sequence[cascade.Request]
+) -> dict[str, list[tuple[float, ...]]]:
+  """Where windows join: seconds, of each item, by stage.
+
+  Raises:
+    UserError: if nothing joins in any of them.
+  """
   places: dict[str, list[tuple[float, ...]]] = {}
   for request in requests:
     for name, times in cascade.seam_secs(system, request):
       places.setdefault(name, []).append(times)
   if not any(any(rows) for rows in places.values()):
     raise errors.UserError(
-      f"--seconds={args.seconds:g}: nothing joins in items so short"
+      f"--seconds={requests[0].seconds:g}: nothing joins in items so short"
     )
-  real, about_real = [], {}
-  if args.reference:
-    real, about_real = _read_reference(args.reference, args.seconds)
-  folder = pathlib.Path(args.output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
-  bar = progress.Progress("seams", len(texts), unit="item")
+  return places
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Made:
+  """The items, and what making them took.
+
+  Attributes:
+    pieces: what was written.
+    memories: of each item, see `_stream`.
+    first_secs: until the first piece of each item.
+    secs: for all of them.
+  """
+
+  pieces: list[audio_prompt.AudioPrompt]
+  memories: list[list[tuple[float, int]]]
+  first_secs: list[float]
+  secs: float
+
+
+def _make(
+  system: musiclm.MusicLM,
+  requests: Sequence[cascade.Request],
+  folder: pathlib.Path,
+) -> _Made:
+  """Makes and writes the items."""
+  bar = progress.Progress("seams", len(requests), unit="item")
   rate_hz = system.codec.sample_rate_hz
   started = time.perf_counter()
-  waveforms, memories, firsts = [], [], []
+  pieces, memories, firsts = [], [], []
   for index, request in enumerate(requests):
     waveform, memory, first_secs = _stream(system, request, bar)
-    files.write_wav(folder / f"{index:03d}.wav", waveform, rate_hz)
-    waveforms.append(waveform)
+    name = f"{index:03d}.wav"
+    files.write_wav(folder / name, waveform, rate_hz)
+    pieces.append(audio_prompt.AudioPrompt(waveform, rate_hz, name))
     memories.append(memory)
     firsts.append(first_secs)
-  secs = time.perf_counter() - started
-  # The text changes along a story; its score is a figure of the long form.
-  scores = None if args.story else [_scorer(system, text) for text in texts]
-  found: dict[str, Any] = {
-    "prompts": texts,
-    "stories": [one.to_list() for one in stories if one is not None],
-    "seconds": args.seconds,
-    "seed": args.seed,
-    "acoustic": args.acoustic,
-    "fingerprints": system.fingerprints,
-    "first_audio_secs": firsts,
-    "real_time_factor": args.seconds * len(texts) / secs,
-    "memory": memories,
-    "growth_bytes": [growth_bytes(memory) for memory in memories],
-    "seams": {},
-  }
+  return _Made(pieces, memories, firsts, time.perf_counter() - started)
+
+
+def _seam_figures(
+  pieces: Sequence[audio_prompt.AudioPrompt],
+  places: Mapping[str, Sequence[tuple[float, ...]]],
+  scores: Sequence[Callable[[np.ndarray], np.ndarray]] | None,
+) -> dict[str, dict[str, Any]]:
+  """Figures at seams against inside, by stage that has seams."""
+  waveforms = [piece.waveform for piece in pieces]
+  rate_hz = pieces[0].sample_rate_hz
+  found = {}
   for name, rows in places.items():
     if any(rows):
       figures = seams.compare(waveforms, rate_hz, rows, scores)
-      found["seams"][name] = {
+      found[name] = {
         "num_seams": sum(map(len, rows)),
         **{key: figure.to_dict() for key, figure in figures.items()},
       }
-  made = [
-    audio_prompt.AudioPrompt(waveform, rate_hz, f"{index:03d}.wav")
-    for index, waveform in enumerate(waveforms)
-  ]
-  found["long_form"] = _long_form(system, made, stories)
-  if real:
-    found["long_form_reference"] = {
-      **about_real,
-      **_long_form(system, real, [None] * len(real)),
-    }
-  summary.write_summary(folder / FILE_NAME, found)
+  return found
+
+
+def _write_plot(
+  path: pathlib.Path, memories: Sequence[Sequence[tuple[float, int]]]
+) -> None:
+  """Memory along the first items, as a picture of its own."""
   curves = {
     f"item {index}": [(at, held / _MEGABYTE) for at, held in memory]
     for index, memory in enumerate(memories[:3])
@@ -270,7 +294,48 @@ def run(args: argparse.Namespace) -> None:
     "memory", curves, "Resident memory (MiB)", "Seconds of audio"
   )
   plot = plot.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-  (folder / PLOT_NAME).write_text(plot)
+  path.write_text(plot)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Makes the items, writes them, `seams.json` and `memory.svg`.
+
+  Raises:
+    UserError: for bad inputs, or items so short that nothing joins.
+  """
+  texts, stories = _items(args)
+  system = musiclm.MusicLM.load(args.bundle).with_acoustic(args.acoustic)
+  requests = _requests(args, system, texts, stories)
+  places = _places(system, requests)
+  real, about_real = [], {}
+  if args.reference:
+    real, about_real = _read_reference(args.reference, args.seconds)
+  folder = pathlib.Path(args.output_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  made = _make(system, requests, folder)
+  # The text changes along a story; its score is a figure of the long form.
+  scores = None if args.story else [_scorer(system, text) for text in texts]
+  found: dict[str, Any] = {
+    "prompts": texts,
+    "stories": [one.to_list() for one in stories if one is not None],
+    "seconds": args.seconds,
+    "seed": args.seed,
+    **system.describe_acoustic(),
+    "fingerprints": system.fingerprints,
+    "first_audio_secs": made.first_secs,
+    "real_time_factor": args.seconds * len(texts) / made.secs,
+    "memory": made.memories,
+    "growth_bytes": [growth_bytes(memory) for memory in made.memories],
+    "seams": _seam_figures(made.pieces, places, scores),
+    "long_form": _long_form(system, made.pieces, stories),
+  }
+  if real:
+    found["long_form_reference"] = {
+      **about_real,
+      **_long_form(system, real, [None] * len(real)),
+    }
+  summary.write_summary(folder / FILE_NAME, found)
+  _write_plot(folder / PLOT_NAME, made.memories)
   print(table(found))
 
 

@@ -10,6 +10,8 @@ memory.svg and the WAV files.
 
 import argparse
 
+from musiclm_jax.cli import arguments
+
 EPILOG = """example:
   musiclm seams --bundle=runs/quickstart/bundle --prompts=prompts.txt \\
     --seconds=60 --output_dir=runs/seams
@@ -46,12 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="",
     help="folder of real music at least as long, to stand beside the items",
   )
-  parser.add_argument(
-    "--seconds", type=float, default=60.0, help="of each (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--seed", type=int, default=0, help="of the first (default: %(default)s)"
-  )
+  arguments.add_item_arguments(parser, seconds=60.0)
   parser.add_argument(
     "--acoustic",
     default="stages",

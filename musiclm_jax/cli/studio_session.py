@@ -314,7 +314,7 @@ class Studio:
       }
     return about | {
       "seconds": wish.secs,
-      "acoustic": self._system.acoustic_choice,
+      **self._system.describe_acoustic(),
       "sampling": stage_sampling.describe(self._sampling(plan)),
       "sample_rate_hz": self.sample_rate_hz,
       "bundle_fingerprint": self._fingerprint,

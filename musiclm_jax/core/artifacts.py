@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
-from musiclm_jax.core import errors
+from musiclm_jax.core import atomic_files, errors
 
 FORMAT_VERSION = 1
 _WEIGHTS = "weights.safetensors"
@@ -155,29 +154,19 @@ def save(
     for name, array in flatten(arrays).items()
   }
   mark = fingerprint(kind, config, flat, files)
-  scratch = directory.with_name(directory.name + ".writing")
-  shutil.rmtree(scratch, ignore_errors=True)
-  scratch.mkdir(parents=True)
-  safetensors_numpy.save_file(flat, scratch / _WEIGHTS)
-  for name, content in (files or {}).items():
-    (scratch / name).write_bytes(content)
-  (scratch / _CONFIG).write_text(
-    json.dumps(
-      {
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "fingerprint": mark,
-        "config": config,
-        "files": sorted(files or {}),
-        "metadata": dict(metadata or {}),
-      },
-      indent=2,
-    )
-    + "\n"
-  )
-  if directory.exists():
-    shutil.rmtree(directory)
-  scratch.rename(directory)
+  header = {
+    "format_version": FORMAT_VERSION,
+    "kind": kind,
+    "fingerprint": mark,
+    "config": config,
+    "files": sorted(files or {}),
+    "metadata": dict(metadata or {}),
+  }
+  with atomic_files.written_folder(directory) as scratch:
+    safetensors_numpy.save_file(flat, scratch / _WEIGHTS)
+    for name, content in (files or {}).items():
+      (scratch / name).write_bytes(content)
+    (scratch / _CONFIG).write_text(json.dumps(header, indent=2) + "\n")
   return mark
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear whole or not at all, whoever is killed when."""
+"""Files and folders that appear whole or not at all, whoever is killed when."""
 
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
   Args:
     path: its folder must exist.
 
+  Yields:
+    The file, which can be read too.
+
   Raises:
     OSError: naming `path`, of a full disk say; nothing is left then.
   """
@@ -31,13 +35,41 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
     dir=path.parent, prefix=f".{path.name}.", suffix=SCRATCH
   )
   try:
-    with errors.naming(path), os.fdopen(handle, "wb") as file:
+    with errors.naming(path), os.fdopen(handle, "w+b") as file:
       yield file
     os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
     os.replace(scratch, path)
   except BaseException:
-    os.unlink(scratch)
+    # Gone already where another process took it for abandoned.
+    pathlib.Path(scratch).unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A folder that takes its place at `path` when the block ends.
+
+  For one process at a time: what another has left half-written is removed.
+
+  Args:
+    path: replaced when it exists; the folders above are made if needed.
+
+  Yields:
+    An empty folder beside it, to write to; it is removed if the block fails.
+  """
+  path = pathlib.Path(path)
+  scratch = path.with_name(path.name + SCRATCH)
+  shutil.rmtree(scratch, ignore_errors=True)
+  scratch.mkdir(parents=True)
+  try:
+    yield scratch
+  except BaseException:
+    shutil.rmtree(scratch, ignore_errors=True)
+    raise
+  # From here on the new content is never removed: the old may be gone.
+  if path.exists():
+    shutil.rmtree(path)
+  scratch.rename(path)
 
 
 def remove_abandoned(folder: str | os.PathLike, older_than_secs: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import sentencepiece
 
-from musiclm_jax.core import errors, vocabularies
+from musiclm_jax.core import atomic_files, errors, vocabularies
 
 UNKNOWN_ID = 1
 
@@ -69,7 +69,6 @@ def train(
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / vocabularies.SENTENCE_PIECE_NAME
-  scratch = path.with_name(f"{path.name}.{os.getpid()}.writing")
-  scratch.write_bytes(model.getvalue())
-  scratch.rename(path)
+  with atomic_files.written(path) as file:
+    file.write(model.getvalue())
   return path

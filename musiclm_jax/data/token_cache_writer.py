@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from musiclm_jax.core import artifacts, errors
+from musiclm_jax.core import artifacts, atomic_files, errors
 from musiclm_jax.data import token_cache
 
 _SETTINGS = (
@@ -53,18 +53,13 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
   # Several processes may write the same file at once, and one that is done
   # sweeps scratch files away: then it is written again.
   for last in (False, False, True):
-    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.writing")
     try:
-      with errors.naming(path):
-        scratch.write_text(json.dumps(values, indent=2) + "\n")
-        scratch.rename(path)
+      with atomic_files.written(path) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
       return
     except FileNotFoundError:
       if last:
         raise
-    except OSError:
-      scratch.unlink(missing_ok=True)  # half of it, on a full disk
-      raise
 
 
 def _on_disk(path: pathlib.Path, call: Callable[..., Any], *args: Any) -> None:
@@ -141,20 +136,12 @@ class TokenCacheWriter:
       return
     self.directory.mkdir(parents=True, exist_ok=True)
     if token_cache.MULAN in names:
-      scratch = (
-        self.directory
-        / f"{token_cache.CODEBOOKS_NAME}.{uuid.uuid4().hex}.writing"
-      )
       # To memory first: numpy loses the end of a file that finds no room.
       content = io.BytesIO()
       np.save(content, np.asarray(mulan_codebooks, np.float32))
-      try:
-        with errors.naming(scratch):
-          scratch.write_bytes(content.getvalue())
-      except OSError:
-        scratch.unlink(missing_ok=True)
-        raise
-      scratch.rename(self.directory / token_cache.CODEBOOKS_NAME)
+      path = self.directory / token_cache.CODEBOOKS_NAME
+      with atomic_files.written(path) as file:
+        file.write(content.getvalue())
     write_json(self.directory / token_cache.CONFIG_NAME, self._header({}))
 
   def _header(self, splits: Mapping[str, Any]) -> dict[str, Any]:

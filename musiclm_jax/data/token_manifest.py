@@ -145,7 +145,8 @@ def sweep(directory: pathlib.Path, splits: Iterable[str]) -> None:
     token_cache.CODEBOOKS_NAME,
   )
   for leftover in directory.glob("*.writing"):
-    if of_shard.match(leftover.name) or leftover.name.startswith(of_cache):
+    name = leftover.name.removeprefix(".")  # as `atomic_files` names them
+    if of_shard.match(name) or name.startswith(of_cache):
       leftover.unlink(missing_ok=True)
   claims = directory / CLAIMS_NAME
   if claims.is_dir():

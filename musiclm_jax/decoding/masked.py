@@ -10,6 +10,7 @@ passes are one compiled loop.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,25 @@ class MaskedSchedule:
     if not self.choice_noise >= 0:
       raise ValueError(f"choice_noise={self.choice_noise}: expected >= 0")
 
+  def describe(self) -> dict[str, Any]:
+    """The settings as JSON-compatible values.
+
+    Returns:
+      'passes' of each level, 'choice_noise', and 'greedy_levels': those whose
+      codes are the most likely ones, whatever the temperature.
+    """
+    return {
+      "passes": [int(count) for count in self.passes],
+      "choice_noise": float(self.choice_noise),
+      "greedy_levels": [
+        level for level in range(len(self.passes)) if self.is_greedy(level)
+      ],
+    }
+
+  def is_greedy(self, level: int) -> bool:
+    """Whether a level takes the most likely codes, not drawn ones."""
+    return self.greedy_single and self.passes[level] == 1
+
 
 def published(num_levels: int) -> MaskedSchedule:
   """16 passes for the first level, 1 for the others."""
@@ -66,7 +86,7 @@ def _plan(
   """Level, share left unknown, and temperature of each pass."""
   levels, ratios, heats = [], [], []
   for level, (count, heat) in enumerate(zip(schedule.passes, temperatures)):
-    if count == 1 and schedule.greedy_single:
+    if schedule.is_greedy(level):
       heat = 0.0
     levels += [level] * count
     heats += [heat] * count

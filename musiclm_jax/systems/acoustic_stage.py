@@ -156,6 +156,10 @@ class AcousticStage(stage_windows.StageWindows):
       self._generate_program, static_argnames=self.STATIC
     )
 
+  def describe_decoding(self) -> dict[str, Any]:
+    """What else than sampling decides the codes, as JSON-compatible values."""
+    return {}
+
   @classmethod
   def load(cls, directory: str | os.PathLike) -> "AcousticStage":
     """Loads its artefact.

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from musiclm_jax.core import artifacts, errors
+from musiclm_jax.core import artifacts, atomic_files, errors
 
 FORMAT_VERSION = 1
 _HEADER = "bundle.json"
@@ -150,11 +150,6 @@ def write_bundle(
   }
   fingerprints = _verify(directory, sources)
   versions = _versions()
-  scratch = directory.with_name(directory.name + ".writing")
-  shutil.rmtree(scratch, ignore_errors=True)
-  scratch.mkdir(parents=True)
-  for name, source in sources.items():
-    shutil.copytree(source, scratch / name)
   header = {
     "format_version": FORMAT_VERSION,
     "parts": {
@@ -163,10 +158,10 @@ def write_bundle(
     },
     "versions": versions,
   }
-  (scratch / _HEADER).write_text(json.dumps(header, indent=2) + "\n")
-  if directory.exists():
-    shutil.rmtree(directory)
-  scratch.rename(directory)
+  with atomic_files.written_folder(directory) as scratch:
+    for name, source in sources.items():
+      shutil.copytree(source, scratch / name)
+    (scratch / _HEADER).write_text(json.dumps(header, indent=2) + "\n")
   paths = {name: directory / name for name in sources}
   return Bundle(directory, paths, fingerprints, versions)
 

@@ -232,6 +232,20 @@ class Cascade:
     system.acoustic_choice = choice
     return system
 
+  def describe_acoustic(self) -> dict[str, Any]:
+    """What makes acoustic codes, as JSON-compatible settings of a sound.
+
+    Returns:
+      'acoustic', the choice, and 'acoustic_decoding' if that back end has
+      settings of its own.
+    """
+    found: dict[str, Any] = {"acoustic": self.acoustic_choice}
+    if self.acoustic_choice in self.acoustic:
+      decoding = self.acoustic[self.acoustic_choice].describe_decoding()
+      if decoding:
+        found["acoustic_decoding"] = decoding
+    return found
+
   def with_codebooks(self, num_codebooks: int) -> typing.Self:
     """The same system, which decodes the first codebooks of acoustic codes.
 

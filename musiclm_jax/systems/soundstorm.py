@@ -87,6 +87,10 @@ class SoundStormStage(acoustic_stage.AcousticStage):
     super().__init__(*args, **kwargs)
     self.schedule = masked.drawn(self.spec.target.num_levels)
 
+  def describe_decoding(self) -> dict[str, Any]:
+    """The schedule."""
+    return self.schedule.describe()
+
   @classmethod
   def decode_network(
     cls,

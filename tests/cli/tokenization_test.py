@@ -165,6 +165,7 @@ def test_a_finished_cache_is_left_alone_and_other_settings_refused(
   for where in (claims, root / "tokens"):
     for split in ("train", "test"):
       (where / f"{split}-00000.array_record.a.writing").touch()
+  (root / "tokens" / ".train-00000.json.b.writing").touch()
   assert main_lib.main([*arguments, out]) == 0
   assert "was finished before" in capsys.readouterr().out
   assert (root / "tokens" / "cache.json").stat().st_mtime_ns == before

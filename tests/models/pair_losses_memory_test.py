@@ -2,10 +2,9 @@
 """A device needs no more memory for the pair losses where there are more."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
+
+import virtual_devices
 
 _HERE = pathlib.Path(__file__).parent
 _ROWS, _DIM, _CHUNK, _WHOLE = 256, 16, 128, 100_000
@@ -15,26 +14,13 @@ _FLOAT_BYTES = 4
 
 def _temporary_bytes():
   """On one device and on eight, by loss and chunk."""
-  output = subprocess.run(
-    [
-      sys.executable,
-      _HERE / "pair_losses_memory.py",
-      str(_ROWS),
-      str(_DIM),
-      json.dumps([_CHUNK, _WHOLE]),
-    ],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_HERE.parents[1]),
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={_DEVICES}",
-    },
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-    timeout=500,
-  ).stdout
-  return json.loads(output.splitlines()[-1])
+  return virtual_devices.run(
+    _HERE / "pair_losses_memory.py",
+    _ROWS,
+    _DIM,
+    json.dumps([_CHUNK, _WHOLE]),
+    num_devices=_DEVICES,
+  )
 
 
 def test_memory_grows_by_the_embeddings_of_the_batch_and_no_more():

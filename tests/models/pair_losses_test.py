@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pair losses against numpy on one device, against float64 on meshes."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pair_reference
 import pytest
+import virtual_devices
 
 from musiclm_jax.models import pair_losses
 
@@ -21,22 +18,7 @@ _pair_losses = jax.jit(pair_losses.pair_losses, static_argnums=(5, 6))
 
 
 def _run(kind):
-  output = subprocess.run(
-    [sys.executable, _HERE / "pair_losses_on_meshes.py", kind],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": os.pathsep.join(
-        [str(_HERE.parents[1]), str(_HERE.parent / "support")]
-      ),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    },
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-    timeout=500,
-  ).stdout
-  return json.loads(output.splitlines()[-1])
+  return virtual_devices.run(_HERE / "pair_losses_on_meshes.py", kind)
 
 
 def _numpy_losses(similarity, ids, loss):

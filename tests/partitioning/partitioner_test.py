@@ -4,41 +4,24 @@
 With dropout: its masks do not depend on the mesh either.
 """
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import virtual_devices
 
 from musiclm_jax.partitioning import mesh, partitioner
 
 _HERE = pathlib.Path(__file__).parent
 # Most programs run a few times: little effort is spent on compiling them.
 _FLAGS = (
-  "--xla_force_host_platform_device_count=8 "
-  "--xla_backend_optimization_level=0 "
-  "--xla_llvm_disable_expensive_passes=true"
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
 
 @pytest.fixture(scope="module")
 def results():
-  child = subprocess.run(
-    [sys.executable, _HERE / "meshes_on_8_devices.py"],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_HERE.parents[1]),
-      "XLA_FLAGS": _FLAGS,
-    },
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  return json.loads(child.stdout.splitlines()[-1])
+  return virtual_devices.run(_HERE / "meshes_on_8_devices.py", flags=_FLAGS)
 
 
 def test_losses_do_not_depend_on_the_mesh(results):

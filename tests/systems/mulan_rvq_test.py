@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The RVQ of MuLan's embedding: levels, and the same on any mesh."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+import virtual_devices
 
 from musiclm_jax.core import errors, rvq
 from musiclm_jax.layers import mesh_kmeans
@@ -49,19 +46,7 @@ def test_error_shrinks_level_by_level_on_host_and_mesh():
 
 
 def test_one_and_eight_devices_give_the_same_codebooks():
-  done = subprocess.run(
-    [sys.executable, _HERE / "mulan_rvq_on_meshes.py"],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_HERE.parents[1]),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    },
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  found = json.loads(done.stdout.splitlines()[-1])
+  found = virtual_devices.run(_HERE / "mulan_rvq_on_meshes.py")
   assert found["num_devices"] == 8
   assert found["8"] == found["1"] == found["3, in another order"]
   assert found["another seed"] != found["1"]

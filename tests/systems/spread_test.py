@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codes are the same on 1 and on 8 devices, however they are asked for."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
+
+import virtual_devices
 
 _HERE = pathlib.Path(__file__).parent
 # Programs run a few times: little effort is spent on compiling them. Without
 # the emitters it takes half as long.
 _FLAGS = (
-  "--xla_force_host_platform_device_count=8 "
   "--xla_cpu_use_fusion_emitters=false "
   "--xla_backend_optimization_level=0 "
   "--xla_llvm_disable_expensive_passes=true"
@@ -19,19 +16,7 @@ _FLAGS = (
 
 
 def test_one_and_eight_devices_make_the_same_codes_in_every_mode():
-  child = subprocess.run(
-    [sys.executable, _HERE / "modes_on_8_devices.py"],
-    env={
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(_HERE.parents[1]),
-      "XLA_FLAGS": _FLAGS,
-    },
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  found = json.loads(child.stdout.splitlines()[-1])
+  found = virtual_devices.run(_HERE / "modes_on_8_devices.py", flags=_FLAGS)
   assert found["num_devices"] == 8
   # 9 and 5 modes of the stages, 5 and 5 of each back end.
   assert len(found["modes"]) == 14 + 2 * 10
