@@ -67,6 +67,11 @@ class TransformerConfig:
       weights and attention ('dots'); the feed-forward part ('attention' is
       kept); all but attention over keys ('context' is kept); whole layers
       ('full').
+    residual_scale: factor on what a layer's branches add. Below 1 for deep
+      stacks that are to learn in few steps: updates of all layers add up, and
+      what all tokens have in common, which is learnt first, else drowns what
+      tells them apart (docs/researchers.md). 1 / sqrt(layers) is that of
+      arXiv 2310.02244; MusicLM has none.
     attention: 'plain' holds the scores of all pairs of positions; 'blocked'
       those of a block of queries, which saves memory where sequences are long
       (causal stacks only); 'pallas' is the same as a TPU kernel that keeps
@@ -88,6 +93,7 @@ class TransformerConfig:
   remat: str = "none"
   attention: str = "plain"
   num_kv_heads: int | None = None
+  residual_scale: float = 1.0
 
   def __post_init__(self):
     for field in ("num_layers", "embed_dim", "num_heads", "mlp_dim"):
@@ -109,6 +115,10 @@ class TransformerConfig:
       )
     if not 0 <= self.dropout_rate < 1:
       raise ValueError(f"dropout_rate={self.dropout_rate}: expected in [0, 1)")
+    if not 0 < self.residual_scale <= 1:
+      raise ValueError(
+        f"residual_scale={self.residual_scale}: expected in (0, 1]"
+      )
     if self.positions not in _POSITIONS:
       raise ValueError(
         f"positions={self.positions!r}: expected one of {_POSITIONS}"
@@ -230,13 +240,20 @@ class Layer(nn.Module):
       name="attention",
     )(hidden, bias, positions)
     hidden = checkpoint_name(hidden, "attention_out")
-    x = x + _dropout(config, self.deterministic)(hidden)
+    x = self._added(x, hidden)
     hidden = norm.RMSNorm(self.precision, name="mlp_norm")(x)
     hidden = FeedForward(
       config, self.precision, self.deterministic, name="mlp"
     )(hidden)
-    x = x + _dropout(config, self.deterministic)(hidden)
+    x = self._added(x, hidden)
     return axes.constrain(x, ("batch", "length", "embed")), None
+
+  def _added(self, x: jax.Array, branch: jax.Array) -> jax.Array:
+    """The residual stream after a branch."""
+    branch = _dropout(self.config, self.deterministic)(branch)
+    if self.config.residual_scale != 1:
+      branch = branch * jnp.asarray(self.config.residual_scale, branch.dtype)
+    return x + branch
 
 
 class TransformerStack(nn.Module):

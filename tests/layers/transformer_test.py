@@ -220,6 +220,8 @@ def test_shared_heads_have_kernels_of_their_own(num_kv_heads, expected):
     ("num_kv_heads", 4),
     ("positions", "sinusoidal"),
     ("dropout_rate", 1.0),
+    ("residual_scale", 0.0),
+    ("residual_scale", 1.5),
     ("remat", "some"),
     ("attention", "none"),
   ],
@@ -227,3 +229,18 @@ def test_shared_heads_have_kernels_of_their_own(num_kv_heads, expected):
 def test_bad_config_names_field_and_value(field, value):
   with pytest.raises(ValueError, match=f"{value}"):
     _config(**{field: value})
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_scaled_branches_are_those_of_scaled_kernels(scan_layers):
+  stack, variables, x = _setup(scan_layers=scan_layers)
+  scaled, _, _ = _setup(scan_layers=scan_layers, residual_scale=0.25)
+  expected = scaled.apply(variables, x)
+  assert not np.allclose(stack.apply(variables, x), expected, atol=1e-2)
+
+  def scale(path, leaf):
+    is_last = any(getattr(key, "key", None) in ("out", "wo") for key in path)
+    return leaf * 0.25 if is_last else leaf
+
+  kernels = jax.tree_util.tree_map_with_path(scale, variables)
+  np.testing.assert_allclose(stack.apply(kernels, x), expected, atol=1e-5)
