@@ -30,6 +30,7 @@ from musiclm_jax.systems import (
   cascade,
   musiclm,
   stage_lm,
+  stage_program,
   stage_tokens,
   story,
   streaming,
@@ -410,6 +411,32 @@ def _unique_stages(coarse_secs=2.0):
     _stage(stages.semantic_stage(0, 2.0, unique_consecutive=True)),
     _stage(stages.coarse_stage(0, 2, coarse_secs, unique_consecutive=True)),
   )
+
+
+def test_windows_in_several_loops_have_the_same_codes(system, monkeypatch):
+  semantic, coarse = _unique_stages()
+  told = story.request(system, TOLD, 3.4, 5)
+
+  def made():
+    # A stage compiles its programs once: these are fresh.
+    fresh = audiolm.AudioLM(
+      system.codec,
+      *(_stage(one.spec) for one in (semantic, coarse, system.stages["fine"])),
+      _Semantic(),
+    )
+    plain = musiclm.MusicLM(
+      system.codec,
+      system.mulan,
+      *(_stage(system.stages[name].spec) for name in system.stages),
+      _Semantic(),
+    )
+    return fresh.generate(1, 2.0, 3).codes, plain.sample(told)
+
+  one = made()
+  monkeypatch.setattr(stage_program, "MIN_LOOP_STEPS", 3)
+  assert stage_program.loop_parts(20) == (5, 5, 5, 5)
+  for codes, expected in zip(made(), one):
+    _same(codes, expected)
 
 
 @pytest.fixture(name="unique", scope="module")
