@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from musiclm_jax.core import errors, protocols, rng
+from musiclm_jax.partitioning import axes, topologies
 from musiclm_jax.partitioning import partitioner as partitioner_lib
-from musiclm_jax.partitioning import topologies
 from musiclm_jax.training import (
   collectives,
   hlo,
@@ -287,7 +287,9 @@ def compile_function(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
     tuple(arguments),
   )
-  traced = jax.jit(function).trace(*placed)
+  # Layers ask what they are traced for: this chip, not the host.
+  with axes.activate(mesh, ()):
+    traced = jax.jit(function).trace(*placed)
   lowered = traced.lower(lowering_platforms=("tpu",))
   network = collectives.Network(topology, mesh)
   return compile_program(lowered, network, started, whole)

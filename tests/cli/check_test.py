@@ -181,3 +181,33 @@ def test_golden_cases_have_not_become_worse(tmp_path, key):
   }
   assert not worse, "regenerate docs/scaling.json if this is meant to be"
   assert values["predicted_mfu"] > 0.95 * golden["predicted_mfu"]
+
+
+_ASKED = """
+import jax
+import jax.numpy as jnp
+from musiclm_jax.partitioning import axes, topologies
+from musiclm_jax.training import aot
+
+topologies.prepare_environment()
+
+def function(x):
+  print(axes.platform(), axes.is_split("length"))
+  return x + 1
+
+shape = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+aot.compile_function(function, (shape,), topologies.parse("v5e-4"))
+"""
+
+
+@needs_compiler
+def test_layers_of_a_decode_step_know_that_it_is_for_a_tpu():
+  done = subprocess.run(
+    [sys.executable, "-c", _ASKED],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.stdout.split() == ["tpu", "False"], done.stderr
