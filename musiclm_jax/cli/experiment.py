@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from musiclm_jax.cli import gin_config
-from musiclm_jax.core import errors, protocols
+from musiclm_jax.core import atomic_files, errors, protocols
 from musiclm_jax.partitioning import auto_mesh
 from musiclm_jax.partitioning import mesh as mesh_lib
 from musiclm_jax.partitioning import partitioner as partitioner_lib
@@ -226,5 +226,5 @@ def config_fingerprint(resolved: gin_config.Resolved) -> str:
 def record_config(model_dir: str, resolved: gin_config.Resolved) -> None:
   """Writes the resolved configuration beside the run's checkpoints."""
   folder = pathlib.Path(model_dir)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "config.txt").write_text(gin_config.describe(resolved) + "\n")
+  text = gin_config.describe(resolved) + "\n"
+  atomic_files.write_text(folder / "config.txt", text)

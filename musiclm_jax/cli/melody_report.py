@@ -10,7 +10,7 @@ import numpy as np
 
 from musiclm_jax.audio import files
 from musiclm_jax.cli import prompt_files
-from musiclm_jax.core import errors, progress
+from musiclm_jax.core import atomic_files, errors, progress
 from musiclm_jax.evaluation import (
   chroma_similarity,
   melody_page,
@@ -182,8 +182,9 @@ def run(args: argparse.Namespace) -> None:
     "versions": summary.versions(),
   }
   folder = pathlib.Path(args.output_dir)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / FILE_NAME).write_text(json.dumps(report, indent=2) + "\n")
+  atomic_files.write_text(
+    folder / FILE_NAME, json.dumps(report, indent=2) + "\n"
+  )
   trios = [
     melody_page.Trio(
       texts[item],

@@ -12,7 +12,7 @@ from absl import logging
 
 from musiclm_jax.audio import files
 from musiclm_jax.cli import embedding_files, mulan_clips
-from musiclm_jax.core import errors, progress
+from musiclm_jax.core import atomic_files, errors, progress
 from musiclm_jax.data import descriptions, magnatagatune
 from musiclm_jax.evaluation import (
   mulan_table,
@@ -305,5 +305,5 @@ def run(args: argparse.Namespace) -> str:
   folder = pathlib.Path(args.output_dir)
   summary.write_summary(folder / FILE_NAME, result)
   text = mulan_table.table(result)
-  (folder / TABLE_NAME).write_text(text + "\n", encoding="utf-8")
+  atomic_files.write_text(folder / TABLE_NAME, text + "\n")
   return text

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from musiclm_jax.core import errors, progress
+from musiclm_jax.core import atomic_files, errors, progress
 from musiclm_jax.data import score_labels, token_cache
 from musiclm_jax.evaluation import probe, summary
 
@@ -145,5 +145,5 @@ def run(args: argparse.Namespace) -> str:
     "fingerprints": dict(reader.config.fingerprints),
   }
   summary.write_summary(folder / FILE_NAME, record)
-  (folder / TABLE_NAME).write_text(text + "\n")
+  atomic_files.write_text(folder / TABLE_NAME, text + "\n")
   return text

@@ -10,6 +10,7 @@ import os
 import pathlib
 
 from musiclm_jax.cli import steps as steps_lib
+from musiclm_jax.core import atomic_files
 
 EPILOG = """example:
   musiclm quickstart --workdir=runs/quickstart"""
@@ -220,9 +221,7 @@ def _add_timings(root: pathlib.Path) -> dict:
   summary = json.loads(path.read_text())
   summary["steps"] = steps_lib.finished(root)
   summary["peak_memory_bytes"] = steps_lib.peak_memory_bytes(root)
-  scratch = path.with_suffix(".writing")
-  scratch.write_text(json.dumps(summary, indent=2) + "\n")
-  scratch.replace(path)
+  atomic_files.write_text(path, json.dumps(summary, indent=2) + "\n")
   return summary
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from musiclm_jax.audio import chroma, files, perturb
-from musiclm_jax.core import errors, progress, rvq
+from musiclm_jax.core import atomic_files, errors, progress, rvq
 from musiclm_jax.data import clip_source, melody_pairs
 from musiclm_jax.evaluation import melody_retrieval, summary
 from musiclm_jax.systems import melody_tokenizer
@@ -184,5 +184,5 @@ def run(args: argparse.Namespace) -> str:
     "results": results,
   }
   summary.write_summary(folder / FILE_NAME, record)
-  (folder / TABLE_NAME).write_text(text + "\n")
+  atomic_files.write_text(folder / TABLE_NAME, text + "\n")
   return text

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from musiclm_jax.core import errors, progress
+from musiclm_jax.core import atomic_files, errors, progress
 
 _PROGRESS = re.compile(r"\((\d+) %\).*?(\d+:\d\d) left")
 _PR_SET_PDEATHSIG = 1
@@ -321,8 +321,8 @@ class StepRunner:
     seconds = time.monotonic() - item.started
     total = seconds + item.earlier_secs
     marker = self._marker(item.step)
-    scratch = marker.with_suffix(".writing")
-    scratch.write_text(
+    atomic_files.write_text(
+      marker,
       json.dumps(
         {
           "name": item.step.name,
@@ -330,9 +330,8 @@ class StepRunner:
           "seconds": round(total, 2),
           "argv": list(item.step.argv),
         }
-      )
+      ),
     )
-    scratch.replace(marker)
     marker.with_suffix(".partial").unlink(missing_ok=True)
     self._display.line(f"{item.label}: done in {seconds:.0f} s")
 
@@ -341,7 +340,7 @@ class StepRunner:
     for item in running:
       elapsed = item.earlier_secs + time.monotonic() - item.started
       path = self._marker(item.step).with_suffix(".partial")
-      path.write_text(f"{elapsed:.1f}")
+      atomic_files.write_text(path, f"{elapsed:.1f}")
 
   def _terminate(self, running: Sequence[_Running]) -> None:
     for item in running:
@@ -361,9 +360,7 @@ class StepRunner:
       found = _resident_bytes()
       if found > self._peak:
         self._peak = found
-        scratch = path.with_suffix(".writing")
-        scratch.write_text(str(found))
-        scratch.replace(path)
+        atomic_files.write_text(path, str(found))
 
 
 def _in_use(running: Sequence[_Running]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import logging
 
-from musiclm_jax.core import errors, metric_directions
+from musiclm_jax.core import atomic_files, errors, metric_directions
 from musiclm_jax.training import agreement, distributed
 
 FILE_NAME = "best.json"
@@ -213,9 +213,7 @@ class BestKeeper:
         "previous": None if before is None else dataclasses.asdict(before),
       }
     )
-    scratch = self._path.with_suffix(".writing")
-    with errors.naming(scratch), scratch.open("w") as file:
-      file.write(text + "\n")
+    with atomic_files.written(self._path) as file:
+      file.write(text.encode() + b"\n")
       file.flush()
       os.fsync(file.fileno())
-    scratch.replace(self._path)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from musiclm_jax.core import protocols
+from musiclm_jax.core import atomic_files, protocols
 from musiclm_jax.training import agreement, alarms
 
 FILE_NAME = "metrics.jsonl"
@@ -184,9 +184,7 @@ class MetricsWriter:
         continue
       if record["step"] <= step:
         kept.append(line + "\n")
-    scratch = self._path.with_suffix(".writing")
-    scratch.write_text("".join(kept))
-    scratch.replace(self._path)
+    atomic_files.write_text(self._path, "".join(kept))
 
   def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Writes one line and the TensorBoard scalars `<split>/<name>`."""

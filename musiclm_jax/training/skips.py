@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from musiclm_jax.core import atomic_files
 from musiclm_jax.training import agreement, distributed
 
 FILE_NAME = "skipped_batches.json"
@@ -32,9 +33,7 @@ def add(model_dir: str | os.PathLike, batch: int, reason: str) -> None:
   records.sort(key=lambda record: record["batch"])
   if distributed.is_main():
     path = pathlib.Path(model_dir) / FILE_NAME
-    scratch = path.with_suffix(".writing")
-    scratch.write_text(json.dumps(records, indent=2) + "\n")
-    scratch.replace(path)
+    atomic_files.write_text(path, json.dumps(records, indent=2) + "\n")
   agreement.barrier("skips")
 
 
