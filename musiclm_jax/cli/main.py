@@ -34,6 +34,7 @@ VERBS = {
   "search": ("search", "the audio nearest to a text or to other audio"),
   "evaluate": ("evaluate", "score tokenizers, stages and samples"),
   "ablate": ("ablate", "variants of a system on the same prompts"),
+  "faults": ("faults", "do metrics get worse with known faults"),
   "melody": ("melody", "does a bundle take the melodies it is given"),
   "seams": ("seams", "where windows of long items join, and memory"),
   "recognize": ("recognize", "are held-out melodies known when changed"),

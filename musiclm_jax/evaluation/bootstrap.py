@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Percentile bootstrap: scores per item in, a mean with its interval out."""
+"""Intervals by resampling: scores per item in, a mean with its interval out.
 
+Percentile bootstrap, and the jackknife for what drawing twice would change.
+"""
+
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 # Resampled values held at once; bounds memory for long score lists.
 _CHUNK_VALUES = 4_000_000
@@ -205,3 +210,22 @@ def grouped_median(values: np.ndarray, counts: np.ndarray) -> Interval:
   draws = (values[order][lower] + values[order][upper]) / 2
   draws = np.where(running[:, -1] > 0, draws, np.nan)
   return percentile_interval(np.median(values), draws)
+
+
+def jackknife_interval(value: float, without: np.ndarray) -> Interval:
+  """A statistic with its 95 % interval by the jackknife.
+
+  Args:
+    value: of all items.
+    without: float `[groups]`, its value as each group of items is left out.
+
+  Returns:
+    The ends are NaN with fewer than 3 groups, or where one has no value.
+  """
+  without = np.asarray(without, np.float64)
+  num_groups = len(without)
+  if num_groups < 3 or not np.isfinite(without).all():
+    return Interval(float(value), math.nan, math.nan)
+  spread = np.var(without) * (num_groups - 1)
+  reach = float(special.stdtrit(num_groups - 1, 0.975) * math.sqrt(spread))
+  return Interval(float(value), float(value) - reach, float(value) + reach)

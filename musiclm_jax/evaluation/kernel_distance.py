@@ -118,6 +118,58 @@ def estimate(
   )
 
 
+def estimate_without(
+  reference: np.ndarray,
+  evaluated: np.ndarray,
+  groups: np.ndarray,
+  bandwidth: float,
+) -> tuple[float, np.ndarray]:
+  """KAD of all evaluated vectors, and of all but each group, in one pass.
+
+  Args:
+    reference: float `[reference vectors >= 2, dim]`.
+    evaluated: float `[vectors >= 2, dim]`.
+    groups: int `[vectors]`, from 0; every number up to the last one is there.
+    bandwidth: s, above 0.
+
+  Returns:
+    The distance, and float64 `[groups]`, NaN where fewer than 2 are left.
+
+  Raises:
+    ValueError: as `estimate`.
+  """
+  reference = gaussian_statistics.check_vectors("reference", reference, 2)
+  evaluated = gaussian_statistics.check_vectors("evaluated", evaluated, 2)
+  groups = np.asarray(groups)
+  if groups.shape != (len(evaluated),):
+    raise ValueError(
+      f"groups of shape {groups.shape}: expected [{len(evaluated)}]"
+    )
+  if not bandwidth > 0:
+    raise ValueError(f"bandwidth={bandwidth}: expected > 0")
+  centre = reference.mean(0)
+  reference, evaluated = reference - centre, evaluated - centre
+  own, _ = _own_means(reference, bandwidth)
+  _, across = _means_across(reference, evaluated, bandwidth)
+  member = np.eye(groups.max() + 1)[groups]
+  # Sums of the kernel between any two groups, vectors with themselves left out.
+  inside = np.zeros((member.shape[1],) * 2)
+  for rows, columns, kernel in _kernels(evaluated, evaluated, bandwidth):
+    if rows == columns:
+      np.fill_diagonal(kernel, 0.0)
+    inside += member[rows].T @ kernel @ member[columns]
+  counts, sums = member.sum(0), member.T @ across
+
+  def distance(count, within, between):
+    with np.errstate(divide="ignore", invalid="ignore"):
+      mean = np.where(count > 1, within / (count * (count - 1)), np.nan)
+      return SCALE * (own.mean() + mean - 2.0 * between / count)
+
+  total = distance(counts.sum(), inside.sum(), sums.sum())
+  left = inside.sum() - 2.0 * inside.sum(1) + np.diag(inside)
+  return float(total), distance(counts.sum() - counts, left, sums.sum() - sums)
+
+
 def median_distance(vectors: np.ndarray) -> float:
   """Median Euclidean distance over all pairs of different vectors.
 

@@ -6,11 +6,9 @@ merged; what needs the vectors themselves takes a bounded number of them,
 spread evenly over all clips and over the windows of each.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy import stats
 
 from musiclm_jax.evaluation import (
   bootstrap,
@@ -25,7 +23,8 @@ MAX_VECTORS, MAX_KERNEL_VECTORS = 20_000, 8_000
 # Values held at once, float64: 128 MB.
 _MAX_VALUES = 1 << 24
 _CHUNK_CLIPS = 256
-_NUM_GROUPS = 20
+# Of a jackknife.
+NUM_GROUPS = 20
 # Multiples of it fill [0, 1) evenly.
 _GOLDEN = 0.6180339887498949
 Store = embedding_store.EmbeddingStore
@@ -71,24 +70,40 @@ def frechet(
   Raises:
     ValueError: if there are fewer than 2 windows.
   """
-  diagonal = reference.is_diagonal
-  num_groups = min(_NUM_GROUPS, len(keys))
+  num_groups = min(NUM_GROUPS, len(keys))
   parts = [
-    moments(store, keys[index::num_groups], diagonal)
+    moments(store, keys[index::num_groups], reference.is_diagonal)
     for index in range(num_groups)
   ]
+  return bootstrap.jackknife_interval(*frechet_without(reference, parts))
+
+
+def frechet_without(
+  reference: gaussian_statistics.GaussianStatistics,
+  parts: Sequence[gaussian_statistics.GaussianStatistics],
+) -> tuple[float, np.ndarray]:
+  """FAD of all parts together, and of all but each.
+
+  Args:
+    reference: moments of the other set.
+    parts: moments of groups of evaluated clips, at least 1.
+
+  Returns:
+    The distance, and float64 `[parts]`, NaN where too few windows are left.
+
+  Raises:
+    ValueError: if there are fewer than 2 windows.
+  """
+  diagonal = reference.is_diagonal
   value = frechet_distance.frechet_distance(reference, _merged(parts), diagonal)
-  if num_groups < 3:
-    return bootstrap.Interval(value, math.nan, math.nan)
-  without = []
-  for index in range(num_groups):
-    rest = _merged(parts[:index] + parts[index + 1 :])
-    if rest.count < 2:
-      return bootstrap.Interval(value, math.nan, math.nan)
-    without.append(frechet_distance.frechet_distance(reference, rest, diagonal))
-  spread = np.var(without) * (num_groups - 1)
-  reach = float(stats.t.ppf(0.975, num_groups - 1) * math.sqrt(spread))
-  return bootstrap.Interval(value, value - reach, value + reach)
+  without = np.full(len(parts), np.nan)
+  for index in range(len(parts) if len(parts) > 1 else 0):
+    rest = _merged([*parts[:index], *parts[index + 1 :]])
+    if rest.count >= 2:
+      without[index] = frechet_distance.frechet_distance(
+        reference, rest, diagonal
+      )
+  return value, without
 
 
 def _merged(

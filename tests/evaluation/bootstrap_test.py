@@ -63,3 +63,15 @@ def test_bad_input_is_named(values, kwargs, match):
 def test_unequal_lengths_are_refused():
   with pytest.raises(ValueError, match="as first"):
     bootstrap.paired_difference(np.ones(3), np.ones(2))
+
+
+def test_jackknife_of_a_mean_is_the_t_interval():
+  values = np.random.default_rng(3).normal(size=20)
+  without = np.array([np.delete(values, i).mean() for i in range(20)])
+  interval = bootstrap.jackknife_interval(values.mean(), without)
+  reach = 2.093024 * values.std(ddof=1) / np.sqrt(20)  # t of 19 degrees
+  assert interval.high - interval.mean == pytest.approx(reach, rel=1e-5)
+  assert interval.mean - interval.low == pytest.approx(reach, rel=1e-5)
+  for few in (without[:2], np.append(without, np.nan)):
+    ends = bootstrap.jackknife_interval(1.0, few)[1:]
+    assert np.isnan(ends).all()

@@ -44,6 +44,21 @@ def test_equals_the_definition(block, num_reference, num_evaluated):
     assert kad.estimate(y, x).value != pytest.approx(direct(x, y), abs=1e-3)
 
 
+def test_without_each_group_is_the_estimate_of_the_others(block):
+  generator = np.random.default_rng(0)
+  x, y = generator.normal(size=(9, 5)), 1.2 * generator.normal(size=(11, 5))
+  groups = np.array([0, 1, 2] * 3 + [2, 2])
+  value, without = kad.estimate_without(x, y, groups, 0.7)
+  assert value == pytest.approx(kad.estimate(x, y, 0.7).value, abs=1e-9)
+  for group, one in enumerate(without):
+    rest = kad.estimate(x, y[groups != group], 0.7).value
+    assert one == pytest.approx(rest, abs=1e-9)
+  alone = kad.estimate_without(x, y[:2], np.array([0, 1]), 0.7)[1]
+  assert np.isnan(alone).all()
+  with pytest.raises(ValueError, match=r"groups of shape \(2,\)"):
+    kad.estimate_without(x, y, np.array([0, 1]), 0.7)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 12, 33])
 def test_median_is_exact(block, count):
   generator = np.random.default_rng(count)

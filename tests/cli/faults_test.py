@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb that puts known faults into recordings and reads the metrics."""
+
+import json
+
+import pytest
+import small_bundle
+import small_corpus
+import statistics_listener
+import tunes
+
+from musiclm_jax.audio import files
+from musiclm_jax.cli import embedder_specs, fault_report
+from musiclm_jax.cli import main as main_lib
+from musiclm_jax.core import errors
+
+RATE_HZ = statistics_listener.RATE_HZ
+SECS = 1.0
+
+
+def run(*arguments):
+  return main_lib.main(["faults", *(str(one) for one in arguments)])
+
+
+@pytest.fixture(name="recordings", scope="module")
+def _recordings(tmp_path_factory):
+  """Sixteen tunes, one that is too short and one that is none."""
+  root = tmp_path_factory.mktemp("faults") / "recordings"
+  root.mkdir()
+  for seed in range(16):
+    path = root / f"{seed:02d}.wav"
+    files.write_wav(path, tunes.tune(seed, SECS, RATE_HZ), RATE_HZ)
+  files.write_wav(root / "short.wav", tunes.tune(99, 0.5, RATE_HZ), RATE_HZ)
+  (root / "torn.wav").write_bytes(b"RIFF")
+  return root
+
+
+@pytest.fixture(name="listener")
+def _listener(monkeypatch):
+  monkeypatch.setattr(
+    embedder_specs, "open_listener", lambda _: statistics_listener.Statistics()
+  )
+
+
+def test_numbers_verdicts_and_what_was_left_out(
+  recordings, listener, tmp_path, capsys
+):
+  assert not run(
+    f"--reference={recordings}",
+    "--embedder=statistics:x",
+    f"--seconds={SECS}",
+    "--batch_size=3",
+    f"--output_dir={tmp_path}",
+  )
+  report = json.loads((tmp_path / "faults.json").read_text())
+  first, second = report["halves"]
+  assert first["num_clips"] + second["num_clips"] == 16
+  assert abs(first["num_clips"] - second["num_clips"]) <= 2
+  assert sorted(text.split()[0] for text in report["left_out"]) == [
+    "short.wav",
+    "torn.wav",
+  ]
+  (result,) = report["listeners"]
+  assert result["listener"]["name"] == "statistics"
+  assert result["titles"]["fad"] == "FAD (statistics)"
+  rows = {row["name"]: row for row in result["rows"]}
+  alone = rows["noise alone"]
+  assert alone["differences"]["fad"]["low"] > 0
+  assert alone["values"]["kld"]["mean"] > 0.01
+  assert {v["kind"] for v in result["verdicts"]} == {
+    "noise",
+    "low-pass",
+    "slower",
+    "shuffled",
+  }
+  text = (tmp_path / "faults.md").read_text()
+  assert "| noise alone |" in text and "| shuffled |" in text
+  assert text.strip() in capsys.readouterr().out
+
+
+def test_a_corpus_with_captions_and_a_codec(tmp_path):
+  small_bundle.write(tmp_path)
+  records = []
+  for seed in range(12):
+    sound = tunes.tune(seed, SECS, RATE_HZ)
+    records.append(
+      {
+        "id": f"clip {seed}",
+        "audio": files.encode_flac(sound, RATE_HZ),
+        "sample_rate_hz": RATE_HZ,
+        "num_samples": len(sound),
+        "work_id": str(seed // 2),
+        "arrangement": "",
+        "captions": [f"tune number {seed}"],
+        "aspects": [],
+      }
+    )
+  corpus = small_corpus.build_corpus(str(tmp_path), {"test": records})
+  assert not run(
+    f"--reference={corpus}",
+    f"--embedder=mulan:{tmp_path}/bundle",
+    f"--codec={tmp_path}/bundle",
+    f"--seconds={SECS}",
+    f"--output_dir={tmp_path}/out",
+  )
+  report = json.loads((tmp_path / "out" / "faults.json").read_text())
+  (result,) = report["listeners"]
+  assert list(result["titles"].values())[-1] == "MCC"
+  copies = [row["name"] for row in result["rows"] if row["kind"] == "codec"]
+  assert copies and copies[-1] == "1 codebook"
+  assert report["codec"]
+  # Clips of a work are in one half.
+  assert [half["num_works"] for half in report["halves"]] == [3, 3]
+
+
+def test_halves_share_no_work_and_are_thinned():
+  works = [str(index // 3) for index in range(60)]
+  for most in (60, 10):
+    first, second = fault_report.split_works(works, most, seed=1)
+    assert not {works[i] for i in first} & {works[i] for i in second}
+    assert len(first) == len(second) == most // 2
+  assert fault_report.split_works(works, 60, 2)[0] != first
+  with pytest.raises(errors.UserError, match="1 works: expected at least 2"):
+    fault_report.split_works(["a", "a"], 10, 0)
+
+
+@pytest.mark.parametrize(
+  "flags, expected",
+  [
+    (["--seconds=0"], "--seconds=0: expected > 0"),
+    (["--seconds=nan"], "--seconds=nan: expected > 0"),
+    (["--max_clips=1"], "--max_clips=1"),
+    (["--seconds=30"], "0 clips of a half can be heard"),
+  ],
+)
+def test_bad_input_is_one_line(
+  recordings, listener, tmp_path, capsys, flags, expected
+):
+  out = tmp_path / "out"
+  assert run(
+    f"--reference={recordings}",
+    "--embedder=statistics:x",
+    f"--output_dir={out}",
+    *flags,
+  )
+  lines = capsys.readouterr().err.strip().splitlines()
+  assert len(lines) == 1 and expected in lines[0]
+  assert not out.exists()
