@@ -106,7 +106,7 @@ def run(
   secs = 1 / found["calls_per_second"]
   return {
     "size": request.size,
-    "acoustic": request.acoustic,
+    **system.describe_acoustic(),
     "codec": request.codec,
     "bundle": request.bundle,
     "weights": system.stages["semantic"].weights,

@@ -101,6 +101,9 @@ def test_whole_items_are_timed(capsys, acoustic, flags, names):
   assert found["real_time_factor"] == pytest.approx(1 / found["secs"])
   parts = found["secs_by_part"]
   assert list(parts) == ["semantic", *names, "codec"]
+  assert found["acoustic"] == acoustic
+  # How SoundStorm draws decides how long it takes.
+  assert ("acoustic_decoding" in found) == (acoustic == "soundstorm")
   assert all(secs > 0 for secs in parts.values())
 
 
