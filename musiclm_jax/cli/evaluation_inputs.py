@@ -114,24 +114,32 @@ def read_reference(
       prompts.num_expected,
       {"kind": "musiccaps", "subset": job.subset, **found.to_dict()},
     )
-  clips = clip_files.of_folder(job.reference)
-  names = {clip.name: clip for clip in clips}
-  stems = {clip.path.stem: clip for clip in clips}
+  found = of_clips(clip_files.of_folder(job.reference))
   about = {"kind": "folder", "folder": job.reference}
-  return Reference(tuple(clips), {**stems, **names}, len(clips), about)
+  return dataclasses.replace(found, about=about)
+
+
+def of_clips(clips: Sequence[clip_files.ClipFile]) -> Reference:
+  """All of some clips; files are found by their stems too."""
+  names = {clip.name: clip for clip in clips}
+  stems = {clip.path.stem: clip for clip in clips if clip.path is not None}
+  return Reference(tuple(clips), {**stems, **names}, len(clips))
 
 
 def _corpus(folder: str, split: str) -> Reference:
   from musiclm_jax.data import clips as clips_lib
 
   reader = clips_lib.ClipReader(folder, split)
-  by_id = {}
-  for index in range(len(reader)):
-    name = reader.clip_id(index)
-    read = functools.partial(_record, reader, index)
-    by_id[name] = clip_files.ClipFile(name, read)
+  found = of_clips(
+    [
+      clip_files.ClipFile(
+        reader.clip_id(index), functools.partial(_record, reader, index)
+      )
+      for index in range(len(reader))
+    ]
+  )
   about = {"kind": "corpus", "folder": folder, "split": split}
-  return Reference(tuple(by_id.values()), by_id, len(by_id), about)
+  return dataclasses.replace(found, about=about)
 
 
 def _record(reader: Any, index: int) -> bytes:

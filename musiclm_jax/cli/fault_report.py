@@ -5,16 +5,15 @@ import argparse
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from musiclm_jax.audio import faults, files
-from musiclm_jax.cli import codec_files, embedder_specs
+from musiclm_jax.cli import codec_files, embedder_specs, fault_clips
 from musiclm_jax.core import atomic_files, errors, progress, protocols
 from musiclm_jax.evaluation import (
-  clip_files,
   fault_response,
   hearing,
   metric_card,
@@ -25,129 +24,73 @@ from musiclm_jax.evaluation import (
 FILE_NAME, TABLE_NAME = "faults.json", "faults.md"
 CODEC = "codec"
 _CODEBOOKS = (4, 1)
+GENERATED = "generated"
+OTHER_PROMPTS = "generated for other prompts"
 _REFERENCE = "reference"
+_Seed = tuple[int, int]
 # Of each half, or there is no interval.
 _LEAST_WORKS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class _Clip:
-  """A recording that can be read.
-
-  Attributes:
-    name: for messages.
-    work: what it is taken from; clips of a work stay in one half.
-    caption: what is written of it, '' if nothing is.
-    file: its audio.
-  """
-
-  name: str
-  work: str
-  caption: str
-  file: clip_files.ClipFile
-
-
-@dataclasses.dataclass(frozen=True)
 class _Fault:
-  """A fault and what puts it into a batch.
+  """A fault and what puts it into clips.
 
   Attributes:
     kind: of it.
     name: with its strength, in words.
-    apply: float32 `[batch, samples]`, its rate in Hz and the seeds of its rows
-      to the same shape.
+    apply: a batch and a seed for each of its clips to float32
+      `[batch, samples]`.
   """
 
   kind: str
   name: str
-  apply: Callable[[np.ndarray, int, Sequence[tuple[int, int]]], np.ndarray]
+  apply: Callable[[fault_clips.Batch, Sequence[_Seed]], np.ndarray]
 
 
-def _read(folder: str, split: str) -> list[_Clip]:
-  path = pathlib.Path(folder)
-  if not (path / "dataset_info.json").is_file():
-    return [
-      _Clip(file.name, file.name, "", file)
-      for file in clip_files.of_folder(folder)
-    ]
-  from musiclm_jax.data import clips
+def _changed(
+  kind: str, level: float, of_samples: bool = False
+) -> Callable[[fault_clips.Batch, Sequence[_Seed]], np.ndarray]:
+  """What puts a fault into clips, or into what was made for them."""
 
-  reader = clips.ClipReader(folder, split)
-  found = []
-  for index in range(len(reader)):
-    texts = reader.texts(index)
-    file = clip_files.ClipFile(
-      texts.clip_id, lambda index=index: reader.record(index).audio
-    )
-    caption = texts.captions[0] if texts.captions else ""
-    found.append(_Clip(texts.clip_id, texts.work_id, caption, file))
-  return found
-
-
-def split_works(
-  works: Sequence[str], max_items: int, seed: int
-) -> tuple[list[int], list[int]]:
-  """Items of two halves of the works, evenly thinned.
-
-  Args:
-    works: of each item.
-    max_items: of both halves together.
-    seed: of the draw.
-
-  Returns:
-    Places of items; no work is in both.
-
-  Raises:
-    UserError: if there are fewer than 2 works.
-  """
-  names = sorted(set(works))
-  if len(names) < 2:
-    raise errors.UserError(
-      f"{len(names)} works: expected at least 2, one for each half"
-    )
-  order = np.random.default_rng(seed).permutation(len(names))
-  first = {names[place] for place in order[::2]}
-  parts = []
-  for is_first in (True, False):
-    mine = [i for i, work in enumerate(works) if (work in first) == is_first]
-    count = min(len(mine), max(max_items // 2, 1))
-    kept = np.linspace(0, len(mine) - 1, count).astype(int)
-    parts.append([mine[place] for place in kept])
-  return parts[0], parts[1]
-
-
-def _faults(codec: Any) -> list[_Fault]:
-  """All faults; those of a kind together, the slightest first."""
-
-  def changed(kind: str, level: float):
-    def apply(waveforms, rate_hz, seeds):
-      return np.stack(
-        [
-          faults.apply(kind, level, row, rate_hz, np.random.default_rng(seed))
-          for row, seed in zip(waveforms, seeds)
-        ]
-      )
-
-    return _Fault(kind, faults.label(kind, level), apply)
-
-  def copied(count: int):
-    def apply(waveforms, rate_hz, seeds):
-      del seeds
-      own_hz, length = codec.sample_rate_hz, waveforms.shape[1]
-      native = [files.resample(row, rate_hz, own_hz) for row in waveforms]
-      codes = codec.encode(np.stack(native))[..., :count]
-      back = [
-        files.resample(row, own_hz, rate_hz) for row in codec.decode(codes)
+  def apply(batch, seeds):
+    rows = batch.samples if of_samples else batch.waveforms
+    return np.stack(
+      [
+        faults.apply(
+          kind, level, row, batch.sample_rate_hz, np.random.default_rng(seed)
+        )
+        for row, seed in zip(rows, seeds)
       ]
-      return np.stack(
-        [np.pad(row, (0, max(length - len(row), 0)))[:length] for row in back]
-      ).astype(np.float32)
+    )
 
-    name = f"{count} codebook{'s' if count > 1 else ''}"
-    return _Fault(CODEC, name, apply)
+  return apply
 
-  found = [
-    changed(kind, level)
+
+def _copied(
+  codec: Any, count: int
+) -> Callable[[fault_clips.Batch, Sequence[_Seed]], np.ndarray]:
+  """The codec's copy from its first codebooks."""
+
+  def apply(batch, seeds):
+    del seeds
+    own_hz, rate_hz = codec.sample_rate_hz, batch.sample_rate_hz
+    length = batch.waveforms.shape[1]
+    native = [files.resample(row, rate_hz, own_hz) for row in batch.waveforms]
+    codes = codec.encode(np.stack(native))[..., :count]
+    back = [files.resample(row, own_hz, rate_hz) for row in codec.decode(codes)]
+    return np.stack(
+      [np.pad(row, (0, max(length - len(row), 0)))[:length] for row in back]
+    ).astype(np.float32)
+
+  return apply
+
+
+def _versions(codec: Any, with_samples: bool) -> list[_Fault]:
+  """Clips as they are, then all faults; of a kind the slightest first."""
+  found = [_Fault(fault_response.CLEAN, fault_response.CLEAN, _unchanged)]
+  found += [
+    _Fault(kind, faults.label(kind, level), _changed(kind, level))
     for kind, levels in faults.LEVELS.items()
     for level in levels
   ]
@@ -158,40 +101,25 @@ def _faults(codec: Any) -> list[_Fault]:
         f"--codec with {channels} channels: expected 1, as listeners hear mono"
       )
     most = codec.stream.num_codebooks
-    counts = [most, *(count for count in _CODEBOOKS if count < most)]
-    found += [copied(count) for count in counts]
+    for count in (most, *(few for few in _CODEBOOKS if few < most)):
+      name = f"{count} codebook{'s' if count > 1 else ''}"
+      found.append(_Fault(CODEC, name, _copied(codec, count)))
+  if with_samples:
+    piece = min(faults.LEVELS[faults.SHUFFLED])
+    found += [
+      _Fault(GENERATED, GENERATED, lambda batch, _: batch.samples),
+      _Fault(
+        GENERATED,
+        f"{GENERATED}, {faults.label(faults.SHUFFLED, piece)}",
+        _changed(faults.SHUFFLED, piece, of_samples=True),
+      ),
+    ]
   return found
 
 
-def _batches(
-  clips: Sequence[_Clip],
-  seconds: float,
-  batch_size: int,
-  left_out: list[str],
-) -> Iterator[tuple[np.ndarray, int, list[int]]]:
-  """Waveforms of one rate, the rate, and which clips they are."""
-  group, rate_hz, places = [], 0, []
-  for place, clip in enumerate(clips):
-    try:
-      waveform, found_hz = clip.file.decode(clip.file.read())
-    except errors.UserError as error:
-      left_out.append(str(error))
-      continue
-    length = round(seconds * found_hz)
-    if len(waveform) < length:
-      left_out.append(
-        f"{clip.name} has {len(waveform) / found_hz:.1f} s: expected "
-        f"{seconds:g}"
-      )
-      continue
-    if group and (found_hz != rate_hz or len(group) == batch_size):
-      yield np.stack(group), rate_hz, places
-      group, places = [], []
-    group.append(waveform[:length])
-    rate_hz = found_hz
-    places.append(place)
-  if group:
-    yield np.stack(group), rate_hz, places
+def _unchanged(batch: fault_clips.Batch, seeds: Sequence[_Seed]) -> np.ndarray:
+  del seeds
+  return batch.waveforms
 
 
 class _Ear:
@@ -228,26 +156,26 @@ class _Ear:
 
 def _listen(
   ears: Sequence[_Ear],
-  clips: Sequence[_Clip],
+  clips: Sequence[fault_clips.Clip],
   versions: Sequence[_Fault],
   args: argparse.Namespace,
   bar: progress.Progress,
-) -> tuple[list[_Clip], list[str]]:
+) -> tuple[list[fault_clips.Clip], list[str]]:
   """All listeners hear all versions of clips.
 
   Returns:
     The clips that were heard, and why others were not.
   """
   heard, left_out = [], []
-  batches = _batches(clips, args.seconds, args.batch_size, left_out)
-  for waveforms, rate_hz, places in batches:
+  batches = fault_clips.batches(clips, args.seconds, args.batch_size, left_out)
+  for batch in batches:
+    seeds = [(args.seed, place) for place in batch.places]
     for version in versions:
-      seeds = [(args.seed, place) for place in places]
-      changed = version.apply(waveforms, rate_hz, seeds)
+      changed = version.apply(batch, seeds)
       for ear in ears:
-        ear.hear(version.name, changed, rate_hz)
-      bar.update(len(places))
-    heard += [clips[place] for place in places]
+        ear.hear(version.name, changed, batch.sample_rate_hz)
+      bar.update(len(seeds))
+    heard += [clips[place] for place in batch.places]
   bar.update(len(left_out) * len(versions))
   if len({clip.work for clip in heard}) < _LEAST_WORKS:
     raise errors.UserError(
@@ -271,19 +199,17 @@ def run(args: argparse.Namespace) -> str:
     )
   if not 0 < args.seconds < math.inf:
     raise errors.UserError(f"--seconds={args.seconds:g}: expected > 0")
-  everything = _read(args.reference, args.split)
-  works = [clip.work for clip in everything]
-  halves = [
-    [everything[place] for place in half]
-    for half in split_works(works, args.max_clips, args.seed)
-  ]
+  clips = fault_clips.read(args.reference, args.split)
+  if args.samples_dir:
+    halves = fault_clips.paired(clips, args.samples_dir, args.max_clips)
+  else:
+    halves = fault_clips.halves(clips, args.max_clips, args.seed)
   ears = [_Ear(embedder_specs.open_listener(text)) for text in args.embedder]
   codec = codec_files.load_codec(args.codec) if args.codec else None
-  clean = _Fault(fault_response.CLEAN, fault_response.CLEAN, _unchanged)
-  versions = [clean, *_faults(codec)]
+  versions = _versions(codec, bool(args.samples_dir))
   total = len(halves[0]) + len(halves[1]) * len(versions)
   with progress.Progress("faults", total, unit="clip") as bar:
-    whole = dataclasses.replace(clean, name=_REFERENCE)
+    whole = dataclasses.replace(versions[0], name=_REFERENCE)
     reference, bad = _listen(ears, halves[0], [whole], args, bar)
     clips, more = _listen(ears, halves[1], versions, args, bar)
   results = [_result(ear, reference, clips, versions) for ear in ears]
@@ -304,14 +230,7 @@ def run(args: argparse.Namespace) -> str:
   return text
 
 
-def _unchanged(
-  waveforms: np.ndarray, rate_hz: int, seeds: Sequence[Any]
-) -> np.ndarray:
-  del rate_hz, seeds
-  return waveforms
-
-
-def _about(clips: Sequence[_Clip]) -> dict[str, Any]:
+def _about(clips: Sequence[fault_clips.Clip]) -> dict[str, Any]:
   return {
     "num_clips": len(clips),
     "num_works": len({clip.work for clip in clips}),
@@ -321,18 +240,24 @@ def _about(clips: Sequence[_Clip]) -> dict[str, Any]:
 
 def _result(
   ear: _Ear,
-  reference: Sequence[_Clip],
-  clips: Sequence[_Clip],
+  reference: Sequence[fault_clips.Clip],
+  clips: Sequence[fault_clips.Clip],
   versions: Sequence[_Fault],
 ) -> dict[str, Any]:
   """Numbers and verdicts of a listener, JSON-compatible."""
   works = [clip.work for clip in clips]
+  heard = [
+    fault_response.Version(one.kind, one.name, ear.heard(one.name, works))
+    for one in versions
+  ]
+  made = [one.heard for one in heard if one.name == GENERATED]
+  if made:
+    heard.append(
+      fault_response.Version(OTHER_PROMPTS, OTHER_PROMPTS, made[0].of_others())
+    )
   rows = fault_response.respond(
     ear.heard(_REFERENCE, [clip.work for clip in reference]),
-    [
-      fault_response.Version(one.kind, one.name, ear.heard(one.name, works))
-      for one in versions
-    ],
+    heard,
     ear.text_vectors([clip.caption for clip in clips]),
     getattr(ear.listener, "multi_label", True),
   )
@@ -340,9 +265,35 @@ def _result(
     "listener": hearing.describe(ear.listener, "embed and classify"),
     "titles": {name: titles(ear.listener)[name] for name in rows[0].values},
     "rows": [row.to_dict() for row in rows],
+    "ladder": _ladder(rows),
     "verdicts": [
       dataclasses.asdict(verdict) for verdict in fault_response.verdicts(rows)
     ],
+  }
+
+
+def _ladder(rows: Sequence[fault_response.Row]) -> dict[str, Any] | None:
+  """Whether ground truth, copies, what was generated and noise are in order.
+
+  Returns:
+    Names of the rows, and of each metric those out of order; None where
+    nothing was generated.
+  """
+  of_kind = {
+    kind: [row for row in rows if row.kind == kind]
+    for kind in (CODEC, GENERATED, faults.NOISE)
+  }
+  if not of_kind[GENERATED]:
+    return None
+  steps = [
+    rows[0],
+    *of_kind[CODEC][:1],
+    *of_kind[GENERATED],
+    of_kind[faults.NOISE][-1],
+  ]
+  return {
+    "names": [row.name for row in steps],
+    "out_of_order": fault_response.out_of_order(steps),
   }
 
 
@@ -385,6 +336,15 @@ def table(result: Mapping[str, Any]) -> str:
   for kind in dict.fromkeys(v["kind"] for v in result["verdicts"]):
     cells = [_verdict(verdicts[kind, name]) for name in names]
     lines.append(f"| {' | '.join([kind, *cells])} |")
+  ladder = result["ladder"]
+  if ladder:
+    lines += ["", f"From good to bad: {'; '.join(ladder['names'])}.", ""]
+    for name, title in names.items():
+      wrong = ladder["out_of_order"][name]
+      lines.append(
+        f"- {title}: "
+        + (f"not {'; not '.join(wrong)}" if wrong else "in order")
+      )
   return "\n".join(lines)
 
 

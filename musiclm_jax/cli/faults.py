@@ -3,9 +3,10 @@
 
 Half of the works of a corpus are the reference. Clips of the other half are
 heard as they are, with noise, behind a low-pass, slower, with their pieces
-shuffled and, with --codec, from ever fewer codebooks. FAD, KAD, KLD and text
-score of each, and what each of them can tell apart, go to faults.json and
-faults.md. Run it before you trust a number of a listener that is new to you.
+shuffled and, with --codec, from ever fewer codebooks; with --samples_dir beside
+what a system made for their texts. FAD, KAD, KLD and text score of each, and
+what each of them can tell apart, go to faults.json and faults.md. Run it before
+you trust a number of a listener that is new to you.
 """
 
 import argparse
@@ -15,7 +16,9 @@ EPILOG = """examples:
     --reference=runs/quickstart/data/score_corpus/tiny/1.1.0 \\
     --codec=runs/quickstart/bundle --output_dir=runs/faults
   musiclm faults --embedder=musicnn:artifacts/msd_musicnn \\
-    --reference=my_recordings --output_dir=runs/faults"""
+    --reference=my_recordings --output_dir=runs/faults
+  musiclm faults --embedder=mulan:BUNDLE --reference=CORPUS --codec=BUNDLE \\
+    --samples_dir=runs/demo/samples --output_dir=runs/ladder"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--split", default="test", help="of a corpus (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--samples_dir",
+    action="append",
+    default=[],
+    help="folder of generated clips whose prompts name clips of the reference; "
+    "those clips are then the evaluated ones, the other works the reference, "
+    "and what was generated is compared with them; repeatable",
   )
   parser.add_argument(
     "--codec",

@@ -62,6 +62,13 @@ class Heard:
         "one of them"
       )
 
+  def of_others(self) -> "Heard":
+    """The same rows, each given to the next clip: right ones for none."""
+    vectors, logits = (
+      [*rows[-1:], *rows[:-1]] for rows in (self.vectors, self.logits)
+    )
+    return Heard(vectors, logits, self.works)
+
 
 @dataclasses.dataclass(frozen=True)
 class Version:
@@ -212,6 +219,28 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         slightest = row.name
       is_ordered = bool((np.diff(path) > 0).all())
       found.append(Verdict(kind, metric, is_ordered, slightest))
+  return found
+
+
+def out_of_order(rows: Sequence[Row]) -> dict[str, list[str]]:
+  """Where metrics put a worse row before a better one.
+
+  Args:
+    rows: the best first.
+
+  Returns:
+    Of each metric the pairs of neighbours that are not in this order, as
+    'better before worse'.
+  """
+  found: dict[str, list[str]] = {}
+  for metric in rows[0].values:
+    sign = SIGNS[metric]
+    found[metric] = [
+      f"{better.name} before {worse.name}"
+      for better, worse in zip(rows, rows[1:])
+      if not sign * better.values[metric].mean
+      < sign * worse.values[metric].mean
+    ]
   return found
 
 

@@ -3,6 +3,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import small_bundle
 import small_corpus
@@ -10,7 +11,7 @@ import statistics_listener
 import tunes
 
 from musiclm_jax.audio import files
-from musiclm_jax.cli import embedder_specs, fault_report
+from musiclm_jax.cli import embedder_specs, fault_clips
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import errors
 
@@ -113,15 +114,80 @@ def test_a_corpus_with_captions_and_a_codec(tmp_path):
   assert [half["num_works"] for half in report["halves"]] == [3, 3]
 
 
+def clips(count, per_work=3):
+  return [
+    fault_clips.Clip(str(i), str(i // per_work), "", None) for i in range(count)
+  ]
+
+
 def test_halves_share_no_work_and_are_thinned():
-  works = [str(index // 3) for index in range(60)]
+  everything = clips(60)
   for most in (60, 10):
-    first, second = fault_report.split_works(works, most, seed=1)
-    assert not {works[i] for i in first} & {works[i] for i in second}
+    first, second = fault_clips.halves(everything, most, seed=1)
+    assert not {one.work for one in first} & {one.work for one in second}
     assert len(first) == len(second) == most // 2
-  assert fault_report.split_works(works, 60, 2)[0] != first
+  assert fault_clips.halves(everything, 10, 2)[0] != first
   with pytest.raises(errors.UserError, match="1 works: expected at least 2"):
-    fault_report.split_works(["a", "a"], 10, 0)
+    fault_clips.halves(clips(3), 10, 0)
+
+
+def write_samples(folder, names):
+  """What a system might make: other tunes, with a sidecar each."""
+  folder.mkdir()
+  for number, name in enumerate(names):
+    sound = tunes.tune(500 + number, SECS, RATE_HZ, brightness=0.3)
+    sound = (sound + 0.02 * np.sign(sound)).astype(np.float32)
+    # At another rate than the recordings.
+    path = folder / f"made_{number}.wav"
+    files.write_wav(path, np.repeat(sound, 2), 2 * RATE_HZ)
+    path.with_suffix(".json").write_text(
+      json.dumps({"prompt": f"a tune {name}", "source": {"clip_id": name}})
+    )
+  return folder
+
+
+def test_what_was_generated_stands_beside_its_clips(
+  recordings, listener, tmp_path
+):
+  names = [f"{number:02d}" for number in range(8)]  # stems of files
+  samples = write_samples(tmp_path / "samples", names)
+  assert not run(
+    f"--reference={recordings}",
+    "--embedder=statistics:x",
+    f"--samples_dir={samples}",
+    f"--seconds={SECS}",
+    f"--output_dir={tmp_path}/out",
+  )
+  report = json.loads((tmp_path / "out" / "faults.json").read_text())
+  assert [half["num_clips"] for half in report["halves"]] == [8, 8]
+  (result,) = report["listeners"]
+  rows = {row["name"]: row["values"] for row in result["rows"]}
+  made, others = rows["generated"], rows["generated for other prompts"]
+  # The same set of sounds, in other places.
+  assert made["fad"]["mean"] == pytest.approx(others["fad"]["mean"])
+  assert made["kld"]["mean"] != pytest.approx(others["kld"]["mean"])
+  assert made["fad"]["mean"] > rows["as it is"]["fad"]["mean"]
+  ladder = result["ladder"]
+  assert ladder["names"] == [
+    "as it is",
+    "generated",
+    "generated, pieces of 0.1 s shuffled",
+    "noise alone",
+  ]
+  assert ladder["out_of_order"]["fad"] == []
+  text = (tmp_path / "out" / "faults.md").read_text()
+  assert "- FAD (statistics): in order" in text
+
+
+def test_samples_of_nothing_are_refused(recordings, tmp_path):
+  everything = fault_clips.read(str(recordings), "test")
+  samples = write_samples(tmp_path / "samples", ["other"])
+  with pytest.raises(errors.UserError, match="no sample in .* was made for a"):
+    fault_clips.paired(everything, [str(samples)], 10)
+  few = [clip for clip in everything if clip.name == "00.wav"]
+  samples = write_samples(tmp_path / "more", ["00"])
+  with pytest.raises(errors.UserError, match="for every work"):
+    fault_clips.paired(few, [str(samples)], 10)
 
 
 @pytest.mark.parametrize(

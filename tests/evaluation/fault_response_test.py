@@ -164,6 +164,20 @@ def test_verdicts(steps, is_ordered, slightest):
   assert verdict.slightest == slightest
 
 
+def test_order_of_rows_is_read_by_the_direction_of_the_metric():
+  def one(name, fad, score):
+    values = {"fad": (fad,) * 3, "text_score": (score,) * 3}
+    values = {key: bootstrap.Interval(*ends) for key, ends in values.items()}
+    return fault_response.Row("as it is", name, values, {}, None)
+
+  rows = [one("a", 0, 0.9), one("b", 1, 0.5), one("c", 1, 0.6)]
+  assert fault_response.out_of_order(rows) == {
+    "fad": ["b before c"],
+    "text_score": ["b before c"],
+  }
+  assert fault_response.out_of_order(rows[:2]) == {"fad": [], "text_score": []}
+
+
 def test_bad_input_is_named(answer):
   reference, versions, _ = answer
   with pytest.raises(ValueError, match="expected 'as it is' first"):
