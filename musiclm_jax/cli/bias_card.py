@@ -246,6 +246,16 @@ def _as_names(value: str | Iterable[str]) -> tuple[str, ...]:
   return (value,) if isinstance(value, str) else tuple(value)
 
 
+def _different(names: Any) -> list[str]:
+  """Names without those that come twice; ValueError for what is no list."""
+  is_list = isinstance(names, list)
+  if not is_list or not all(isinstance(name, str) for name in names):
+    raise ValueError(f"{names!r}: expected a list of names")
+  if len(set(names)) < 2:
+    raise ValueError("a kind with fewer than 2 names")
+  return [*dict.fromkeys(names)]
+
+
 def asked_tags(
   path: str | None, known: Mapping[str, Sequence[Sequence[str]]]
 ) -> dict[str, list[str]]:
@@ -261,9 +271,9 @@ def asked_tags(
   if path is not None:
     try:
       found = json.loads(pathlib.Path(path).read_text())
-      asked = {str(kind): [*map(str, names)] for kind, names in found.items()}
-      if not asked or any(len(set(names)) < 2 for names in asked.values()):
-        raise ValueError("a kind with fewer than 2 names")
+      asked = {kind: _different(names) for kind, names in found.items()}
+      if not asked:
+        raise ValueError("no kind")
     except (ValueError, TypeError, AttributeError) as error:
       raise errors.UserError(
         f'{path}: expected JSON such as {{"instrument": ["piano", "flute"]}} '

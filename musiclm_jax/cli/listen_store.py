@@ -94,10 +94,11 @@ class AnswerStore:
       if written < len(line):
         raise OSError(f"only {written} of {len(line)} bytes were written")
       os.fsync(self._handle)
-    except OSError:
+      # What could not be read again must not stay.
+      self._log.add(full, self._test)
+    except (OSError, ValueError):
       os.ftruncate(self._handle, size)
       raise
-    self._log.add(full, self._test)
 
   def join(self, name: Any) -> tuple[str, int]:
     """Gives a rater a sheet, the same one each time.

@@ -2,7 +2,6 @@
 """The jobs of a listening test: options to a test, a reference, scores."""
 
 import argparse
-import json
 import math
 import pathlib
 import re
@@ -149,28 +148,6 @@ def score(args: argparse.Namespace) -> None:
   print(page)
 
 
-def _sources(path: str) -> list[tuple[str, str]]:
-  """Prompts and the clips they are of."""
-  found = []
-  try:
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.UserError(f"{path} cannot be read: {error}") from error
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    try:
-      record = json.loads(line)
-      found.append((record["prompt"], record["source"]))
-    except (ValueError, KeyError, TypeError) as error:
-      raise errors.UserError(
-        f'{path}:{number}: expected a JSON object with "prompt" and "source"'
-      ) from error
-  if not found:
-    raise errors.UserError(f"{path} holds no prompts")
-  return found
-
-
 def reference(args: argparse.Namespace) -> None:
   """Writes the clips that prompts are captions of.
 
@@ -182,20 +159,26 @@ def reference(args: argparse.Namespace) -> None:
   from musiclm_jax.data import clips
   from musiclm_jax.evaluation import listening_clips
 
-  wanted = _sources(args.prompts)
+  wanted = prompt_files.read_rows(args.prompts)
   reader = clips.ClipReader(args.corpus_dir, args.split)
   places = {reader.clip_id(index): index for index in range(len(reader))}
   folder = pathlib.Path(args.output_dir)
   records = []
-  for number, (prompt, source) in enumerate(wanted):
+  for number, row in enumerate(wanted):
+    source = row.source.get("clip_id")
+    if source is None:
+      raise errors.UserError(
+        f"{args.prompts}: prompt {row.prompt!r} has no source: expected the id "
+        "of the clip that it describes"
+      )
     if source not in places:
       raise errors.UserError(
         f"{args.prompts}: no clip {source!r} in split {args.split} of "
-        f"{args.corpus_dir}{errors.nearest(str(source), places)}"
+        f"{args.corpus_dir}{errors.nearest(source, places)}"
       )
     clip = reader[places[source]]
     name = f"{number:03d}.wav"
     files.write_wav(folder / name, clip.waveform, clip.sample_rate_hz)
-    records.append({"file": name, "prompt": prompt, "source": source})
+    records.append({"file": name, "prompt": row.prompt, "source": source})
   prompt_files.write(folder / listening_clips.CAPTIONS_NAME, records)
   print(f"{len(records)} clips in {folder}")

@@ -103,10 +103,8 @@ class Parts:
     transport: optimal_transport.Transport,
   ) -> None:
     """Writes what is missing, alone or among others."""
-    for leftover in self._folder.glob(f".*{atomic_files.SCRATCH}"):
-      # Of a killed process; one that is at work finds a new name.
-      if time.time() - leftover.stat().st_mtime > _STALE_SECS:
-        leftover.unlink(missing_ok=True)
+    # Of a killed process; one that is at work finds a new name.
+    atomic_files.remove_abandoned(self._folder, _STALE_SECS)
     pending = self._pending()
     done = self.total - sum(self._num_examples(number) for number in pending)
     with (

@@ -31,6 +31,8 @@ PAGE_NAME = "index.html"
 FORMAT_VERSION = 1
 _MAX_HELDOUT = 1000
 _BLOCK_CLIPS = 256
+# Of a product of windows, which are many of long clips: 64 MB.
+_MAX_COSINES = 1 << 24
 # Of caches that were made before clips were cut into windows.
 _WINDOW_SECS, _HALO_SECS = 10.0, 1.0
 
@@ -146,6 +148,37 @@ class _Best:
       array[query, at] = value
 
 
+def _cosines(
+  queries: Sequence[Query], windows: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Number and cosines `[query windows, windows]` of each query with windows.
+
+  Several queries share a product, as far as it stays small.
+  """
+  most = _MAX_COSINES // max(len(windows), 1)
+  group: list[int] = []
+  for number, query in enumerate(queries):
+    size = len(query.embeddings)
+    if not size:
+      continue
+    if group and size + sum(len(queries[i].embeddings) for i in group) > most:
+      yield from _product(queries, group, windows)
+      group = []
+    group.append(number)
+  yield from _product(queries, group, windows)
+
+
+def _product(
+  queries: Sequence[Query], group: Sequence[int], windows: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+  if not group:
+    return
+  parts = [queries[number].embeddings for number in group]
+  cosines = np.concatenate(parts) @ windows.T
+  ends = np.cumsum([len(part) for part in parts])
+  yield from zip(group, np.split(cosines, ends[:-1]))
+
+
 def _search_mulan(
   queries: Sequence[Query],
   clips: Sequence[token_cache.CachedClip],
@@ -153,18 +186,10 @@ def _search_mulan(
   best: _Best,
 ) -> None:
   """The nearest windows of a block of clips."""
-  sizes = [len(query.embeddings) for query in queries]
-  if not sum(sizes):
-    return
-  asked = np.concatenate([q.embeddings for q in queries if len(q.embeddings)])
-  ends = np.cumsum(sizes)
   windows = [clip.arrays[token_cache.EMBEDDINGS] for clip in clips]
   clip_starts = np.cumsum([0, *map(len, windows)])
-  cosines = asked @ np.concatenate(windows).T
-  for number, (end, size) in enumerate(zip(ends, sizes)):
-    if not size:
-      continue
-    rows = cosines[end - size : end]
+  stacked = np.concatenate(windows)
+  for number, rows in _cosines(queries, stacked):
     nearest = rows.max(0)
     scores = np.maximum.reduceat(nearest, clip_starts[:-1])
     lowest = best.scores[number, -1]

@@ -4,8 +4,9 @@
 import contextlib
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -16,13 +17,18 @@ SCRATCH = ".writing"
 
 
 @contextlib.contextmanager
-def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def written(
+  path: str | os.PathLike, mode: int | None = None
+) -> Iterator[BinaryIO]:
   """A file for bytes that takes its place at `path` when the block ends.
 
   Any number of processes may write the same path at once; the last one stays.
 
   Args:
-    path: its folder must exist.
+    path: its folder must exist. Where it is a link, the file it leads to is
+      written.
+    mode: permissions; by default those of the file that is there, or of any
+      new file.
 
   Yields:
     The file, which can be read too.
@@ -30,18 +36,20 @@ def written(path: str | os.PathLike) -> Iterator[BinaryIO]:
   Raises:
     OSError: naming `path`, of a full disk say; nothing is left then.
   """
-  path = pathlib.Path(path)
-  handle, scratch = tempfile.mkstemp(
-    dir=path.parent, prefix=f".{path.name}.", suffix=SCRATCH
-  )
+  path = pathlib.Path(os.path.realpath(path))
+  scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SCRATCH}")
+  flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+  handle = os.open(scratch, flags, 0o666 if mode is None else mode)
   try:
     with errors.naming(path), os.fdopen(handle, "w+b") as file:
       yield file
-    os.chmod(scratch, 0o644)  # mkstemp makes files private to the user
+    if mode is None:
+      with contextlib.suppress(FileNotFoundError):
+        os.chmod(scratch, stat.S_IMODE(path.stat().st_mode))
     os.replace(scratch, path)
   except BaseException:
     # Gone already where another process took it for abandoned.
-    pathlib.Path(scratch).unlink(missing_ok=True)
+    scratch.unlink(missing_ok=True)
     raise
 
 
@@ -86,9 +94,11 @@ def remove_abandoned(folder: str | os.PathLike, older_than_secs: float) -> None:
         scratch.unlink()
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(
+  path: str | os.PathLike, text: str, mode: int | None = None
+) -> None:
   """Writes UTF-8 text as `written` does; the folder is made if needed."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  with written(path) as file:
+  with written(path, mode) as file:
     file.write(text.encode("utf-8"))

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -20,21 +19,28 @@ from musiclm_jax.evaluation import listening_files
 MAX_PREFERENCE = 2
 # A rater may leave the page open; nobody takes longer than a day.
 _MAX_SECS = 86400.0
-_RATER = re.compile(r"\w[\w .-]{0,39}")
+_MAX_RATER_LENGTH = 40
 # Browsers end a clip a little before or after its length.
 _PLAYED_SLACK_SECS = 0.5
 
 
 def rater_name(name: Any) -> str:
-  """A rater's name or code in the form in which it is kept.
+  """A rater's name or code in the form in which it is kept, which has itself.
 
   Raises:
     ValueError: unless it is 1 to 40 letters, digits, spaces, '.', '-', '_'.
   """
   text = ""
   if isinstance(name, str) and len(name) <= 200:
-    text = unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
-  if not _RATER.fullmatch(text):
+    # Some characters become a space and another one: spaces come last.
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = " ".join(text.split())
+  # Letters of many scripts carry marks.
+  is_name = all(
+    unicodedata.category(one)[0] in "LMN" or one in " .-_" for one in text
+  )
+  begins = text[:1] == "_" or unicodedata.category(text[:1] or " ")[0] in "LN"
+  if not (is_name and begins and len(text) <= _MAX_RATER_LENGTH):
     raise ValueError(
       "rater: expected a name or code of 1 to 40 letters, digits, spaces, '.', "
       "'-' and '_'"

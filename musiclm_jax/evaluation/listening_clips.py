@@ -29,10 +29,14 @@ _MAX_PEAK_DB = -1.0
 
 
 def read_captions(path: str | os.PathLike) -> dict[str, str]:
-  """Texts by the stem of the file they belong to.
+  """Texts by the file they belong to, and by its stem.
 
   Args:
     path: JSON lines with `file` and `prompt`.
+
+  Returns:
+    By `file` as it is written; by its stem as well, unless files of one stem
+    have different texts.
 
   Raises:
     UserError: if it is missing or a line is not so.
@@ -42,7 +46,8 @@ def read_captions(path: str | os.PathLike) -> dict[str, str]:
     lines = path.read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(f"{path} cannot be read: {error}") from error
-  found = {}
+  by_file: dict[str, str] = {}
+  stems: dict[str, set[str]] = {}
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
@@ -55,8 +60,13 @@ def read_captions(path: str | os.PathLike) -> dict[str, str]:
       raise errors.UserError(
         f'{path}:{number}: expected a JSON object with texts "file", "prompt"'
       ) from error
-    found[pathlib.PurePath(name).stem] = prompt.strip()
-  return found
+    text, file = prompt.strip(), pathlib.PurePath(name)
+    by_file[file.as_posix()] = text
+    stems.setdefault(file.stem, set()).add(text)
+  by_stem = {
+    one: texts.pop() for one, texts in stems.items() if len(texts) == 1
+  }
+  return by_stem | by_file
 
 
 def _sidecar_prompt(path: pathlib.Path) -> str | None:
@@ -71,11 +81,12 @@ def find(
   """Files of a system by their texts.
 
   A text comes from the sidecar that `musiclm generate` wrote, else from
-  `captions.jsonl` in the folder, else from `captions` by the file's stem.
+  `captions.jsonl` in the folder, else from `captions`; in both by the name in
+  the folder, else by the file's stem.
 
   Args:
     folder: with WAV, FLAC, OGG or MP3 files.
-    captions: by stem.
+    captions: of `read_captions`.
 
   Returns:
     The first file by name of each text, and the files that are left over.
@@ -86,14 +97,16 @@ def find(
   root = pathlib.Path(folder)
   if not root.is_dir():
     raise errors.UserError(f"no folder at {root}: expected one with audio")
-  texts = dict(captions)
+  tables = [captions]
   if (root / CAPTIONS_NAME).is_file():
-    texts |= read_captions(root / CAPTIONS_NAME)
+    tables.insert(0, read_captions(root / CAPTIONS_NAME))
   found: dict[str, pathlib.Path] = {}
   unused = []
   for name in files.list_names(root):
     path = root / name
-    prompt = _sidecar_prompt(path) or texts.get(path.stem)
+    prompt = _sidecar_prompt(path)
+    for table in tables:
+      prompt = prompt or table.get(name) or table.get(path.stem)
     if not prompt or prompt in found:
       unused.append(path)
     else:

@@ -120,17 +120,18 @@ def clip_path(test_dir: str | os.PathLike, name: str) -> pathlib.Path:
   return pathlib.Path(test_dir) / PUBLIC_DIR / CLIPS_DIR / name
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
-  """Writes JSON, whole or not at all."""
-  path = pathlib.Path(path)
-  atomic_files.write_text(path, json.dumps(content, indent=1) + "\n")
+def write_json(
+  path: str | os.PathLike, content: Any, mode: int | None = None
+) -> None:
+  """Writes JSON as `atomic_files.write_text` does."""
+  atomic_files.write_text(path, json.dumps(content, indent=1) + "\n", mode)
 
 
 def write(test_dir: str | os.PathLike, test: Test, key: Key) -> None:
-  """Writes `test.json` and `key.json`."""
+  """Writes `test.json`, and `key.json` for its owner's eyes alone."""
   folder = pathlib.Path(test_dir)
   head = {"format_version": FORMAT_VERSION, "fingerprint": test.fingerprint}
-  write_json(folder / KEY_NAME, {**head, **dataclasses.asdict(key)})
+  write_json(folder / KEY_NAME, {**head, **dataclasses.asdict(key)}, 0o600)
   content = {**head, **dataclasses.asdict(test)}
   write_json(folder / PUBLIC_DIR / TEST_NAME, content)
 

@@ -373,8 +373,10 @@ def _warnings(found: Mapping[str, Any]) -> list[str]:
       "heard in both orders, so wins are not shifted, but ties may hide in it."
     )
   alpha = found["agreement"]["krippendorff_alpha"]
-  if alpha is None:
+  if not found["agreement"]["num_shared_comparisons"]:
     notes.append("No comparison has two raters: agreement is unknown.")
+  elif alpha is None:
+    notes.append("All shared comparisons have one answer: no alpha is defined.")
   elif alpha < 0.2:
     notes.append(f"Raters hardly agree (alpha {alpha:.2f}).")
   return notes

@@ -3,7 +3,8 @@
 
 Query sequences go in once; then any number of clips, one after the other, each
 of which is asked for the longest run of tokens that it shares with each query.
-Time grows with the tokens of the clips, not with the number of queries.
+Time grows with the tokens of the clips and with what they share, not with the
+number of queries.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Pairs of common n-grams, beyond which a query is laid along the clip instead:
+# those of a held note are as many as the product of both lengths.
+_MAX_PAIRS = 20_000
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -37,6 +41,12 @@ def _ngrams(tokens: np.ndarray, length: int) -> np.ndarray:
   if len(tokens) < length:
     return np.zeros((0, length), tokens.dtype)
   return np.lib.stride_tricks.sliding_window_view(tokens, length)
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Numbers from each start on, so many of each, one after the other."""
+  before = np.repeat(counts.cumsum() - counts, counts)
+  return np.repeat(starts, counts) + np.arange(counts.sum()) - before
 
 
 class TokenQueries:
@@ -78,17 +88,24 @@ class TokenQueries:
       mixed ^= mixed >> np.uint64(29)
       return _ngrams(mixed, self.length) @ self._powers
 
-  def _hits(self, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Query, place in it and place in the clip of each common n-gram."""
-    hashes = self._hashes(tokens)
-    first = np.searchsorted(self._sorted, hashes, side="left")
-    end = np.searchsorted(self._sorted, hashes, side="right")
-    counts = end - first
-    clip_place = np.repeat(np.arange(len(hashes)), counts)
-    # Position of each hit among those of its n-gram.
-    before = np.repeat(counts.cumsum() - counts, counts)
-    row = np.repeat(first, counts) + np.arange(len(clip_place)) - before
-    return self._query_of[row], self._place_of[row], clip_place
+  def _common(
+    self, hashes: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """N-grams of the queries that a clip has, and where it has them.
+
+    Returns:
+      Rows of the sorted n-grams, of each the first and the number of its places
+      in a list of places in the clip, and that list.
+    """
+    places = np.argsort(hashes, kind="stable")
+    different, starts, counts = np.unique(
+      hashes[places], return_index=True, return_counts=True
+    )
+    first = np.searchsorted(self._sorted, different, side="left")
+    end = np.searchsorted(self._sorted, different, side="right")
+    which = np.repeat(np.arange(len(different)), end - first)
+    rows = _ranges(first, end - first)
+    return rows, starts[which], counts[which], places
 
   def find(self, tokens: np.ndarray) -> list[SharedRun]:
     """What a clip shares with each query that shares an n-gram with it.
@@ -100,24 +117,51 @@ class TokenQueries:
       By query, in order; exact: hashes only propose, tokens are compared.
     """
     tokens = np.asarray(tokens, np.int64)
-    query, place, clip_place = self._hits(tokens)
+    rows, starts, counts, places = self._common(self._hashes(tokens))
+    order = np.argsort(self._query_of[rows], kind="stable")
+    numbers, begins = np.unique(self._query_of[rows[order]], return_index=True)
     found = []
     clip_grams = _ngrams(tokens, self.length)
-    for number in np.unique(query):
-      rows = query == number
-      here, there = place[rows], clip_place[rows]
-      grams = _ngrams(self._queries[number], self.length)
-      is_equal = (grams[here] == clip_grams[there]).all(1)
-      here, there = here[is_equal], there[is_equal]
-      if not len(here):
-        continue
-      found.append(self._longest(int(number), here, there))
+    for number, mine in zip(numbers, np.split(order, begins[1:])):
+      if counts[mine].sum() > _MAX_PAIRS:
+        run = self._along(int(number), tokens)
+      else:
+        here = np.repeat(self._place_of[rows[mine]], counts[mine])
+        there = places[_ranges(starts[mine], counts[mine])]
+        grams = _ngrams(self._queries[number], self.length)
+        is_equal = (grams[here] == clip_grams[there]).all(1)
+        run = self._longest(int(number), here[is_equal], there[is_equal])
+      if run is not None:
+        found.append(run)
     return found
+
+  def _along(self, number: int, tokens: np.ndarray) -> SharedRun | None:
+    """The longest common run, token of the query by token: in little memory."""
+    query = self._queries[number]
+    lengths = np.zeros(len(tokens), np.int64)
+    best, num_common = None, 0
+    for place, token in enumerate(query):
+      # How many tokens up to here and there are the same.
+      lengths = np.where(
+        tokens == token, np.concatenate([[0], lengths[:-1]]) + 1, 0
+      )
+      end = int(lengths.argmax())
+      length = int(lengths[end])
+      num_common += length >= self.length
+      if length >= self.length and (best is None or length > best.length):
+        start = place - length + 1, end - length + 1
+        best = SharedRun(number, length, *start, 0.0)
+    if best is None:
+      return None
+    share = num_common / int(self._num_ngrams[number])
+    return best._replace(containment=share)
 
   def _longest(
     self, number: int, here: np.ndarray, there: np.ndarray
-  ) -> SharedRun:
+  ) -> SharedRun | None:
     """The longest run of n-grams that follow each other in both."""
+    if not len(here):
+      return None
     diagonal = here - there
     order = np.lexsort((here, diagonal))
     here, there, diagonal = here[order], there[order], diagonal[order]

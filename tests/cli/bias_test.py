@@ -158,7 +158,11 @@ def test_asked_tags(tmp_path):
   path = tmp_path / "tags.json"
   path.write_text('{"mood": ["sad", "glad"]}')
   assert bias_card.asked_tags(str(path), known) == {"mood": ["sad", "glad"]}
-  for text in ("[1]", "{}", '{"mood": ["sad"]}', '{"mood": 3}', "{"):
+  path.write_text('{"mood": ["sad", "glad", "sad"]}')
+  assert bias_card.asked_tags(str(path), known) == {"mood": ["sad", "glad"]}
+  bad = ["[1]", "{}", '{"mood": ["sad"]}', '{"mood": 3}', "{"]
+  bad += ['{"mood": "sad"}', '{"mood": [["a", "b"], "c"]}']
+  for text in bad:
     path.write_text(text)
     with pytest.raises(ValueError, match="tags.json: expected JSON such as"):
       bias_card.asked_tags(str(path), known)

@@ -13,8 +13,11 @@ import sys
 import time
 
 import listening_sets
+import numpy as np
 import pytest
+import small_corpus
 
+from musiclm_jax.audio import files
 from musiclm_jax.cli import listen_server, listen_store, serving
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import errors
@@ -432,6 +435,101 @@ def test_damaged_logs_are_named(folder, tmp_path):
       listening_answers.read(path, test)
     with pytest.raises(errors.UserError, match=message):
       listen_store.AnswerStore(path, test)
+
+
+def test_names_that_unicode_rewrites_keep_one_place(folder):
+  # U+037A becomes a space and a letter.
+  names = ["good", "a \u037a", "a \u037a", "a  \u03b9", "\u0939\u093f"]
+  with listening_sets.Running(folder) as running:
+    told = [ask(running.port, "POST", "/api/join", {"rater": "good"})[0]]
+    told += [
+      ask(running.port, "POST", "/api/join", {"rater": name})[0]
+      for name in names[1:4]
+    ]
+    assert told == [200] * 4
+    # Both sheets are given out.
+    late = ask(running.port, "POST", "/api/join", {"rater": names[4]})
+    assert late[0] != 200 and b"taken" in late[2]
+  test = listening_files.read_test(folder)
+  log = listening_answers.read(folder / "answers.jsonl", test)
+  assert list(log.sheets) == ["good", "a \u03b9"]
+
+
+@pytest.mark.parametrize(
+  "name, kept",
+  [
+    ("  Anna  B. ", "anna b."),
+    ("\u0939\u093f\u0928\u094d\u0926\u0940", None),  # marks within
+    ("\u0e1e\u0e34\u0e21\u0e1e\u0e4c", None),
+    ("_x", "_x"),
+    ("7", "7"),
+  ],
+)
+def test_names_of_raters(name, kept):
+  found = listening_answers.rater_name(name)
+  assert found == (kept or found)
+  assert listening_answers.rater_name(found) == found
+
+
+@pytest.mark.parametrize("name", ["", " ", ".a", "a/b", "a\tb\0", "x" * 41, 3])
+def test_what_is_no_name(name):
+  with pytest.raises(ValueError, match="expected a name or code"):
+    listening_answers.rater_name(name)
+
+
+def test_what_the_log_refuses_does_not_stay(folder, tmp_path):
+  test = listening_files.read_test(folder)
+  path = tmp_path / "answers.jsonl"
+  store = listen_store.AnswerStore(path, test)
+  store.join("anna")
+  before = path.read_bytes()
+  with pytest.raises(ValueError, match="is there already"):
+    store._append({"kind": "join", "rater": "anna", "sheet": 1})
+  assert path.read_bytes() == before
+  store.close()
+  assert list(listening_answers.read(path, test).sheets) == ["anna"]
+
+
+def test_reference_clips_of_prompts(tmp_path, capsys):
+  sound = 0.1 * np.ones(800, np.float32)
+  records = [
+    {
+      "id": name,
+      "audio": files.encode_flac(sound, 8000),
+      "sample_rate_hz": 8000,
+      "num_samples": len(sound),
+      "work_id": name,
+      "arrangement": "",
+      "captions": ["a tune"],
+      "aspects": [],
+    }
+    for name in ("one", "two")
+  ]
+  corpus = small_corpus.build_corpus(str(tmp_path), {"test": records})
+  prompts = tmp_path / "prompts.jsonl"
+
+  def reference(*rows):
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run(
+      "reference",
+      f"--corpus_dir={corpus}",
+      f"--prompts={prompts}",
+      f"--output_dir={tmp_path / 'out'}",
+    )
+
+  told = {"prompt": "a tune", "source": {"clip_id": "two", "kind": "k"}}
+  assert not reference(told, {"prompt": "another", "source": "one"})
+  rows = (tmp_path / "out" / "captions.jsonl").read_text().splitlines()
+  assert [json.loads(row)["source"] for row in rows] == ["two", "one"]
+  capsys.readouterr()
+  for row, message in (
+    ({"prompt": "a tune"}, "prompt 'a tune' has no source"),
+    ({"prompt": "a tune", "source": "tow"}, "no clip 'tow' in split test"),
+    ({"prompt": 5, "source": "one"}, "prompt=5: expected a non-empty text"),
+  ):
+    assert reference(row) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 def test_idle_connections_end(folder, monkeypatch):

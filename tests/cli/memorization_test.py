@@ -255,6 +255,25 @@ def _of(query):
   }
 
 
+@pytest.mark.parametrize("most", [1, 40, 1 << 24])
+def test_products_of_windows_are_those_of_each_query(most, monkeypatch):
+  monkeypatch.setattr(memorization_search, "_MAX_COSINES", most)
+  rng = np.random.default_rng(0)
+  windows = rng.normal(size=(8, 4)).astype(np.float32)
+  queries = [
+    memorization_search.Query(
+      str(number), np.zeros(0, np.int64), rng.normal(size=(count, 4))
+    )
+    for number, count in enumerate((2, 0, 3, 9, 1))
+  ]
+  found = dict(memorization_search._cosines(queries, windows))
+  assert list(found) == [0, 2, 3, 4]
+  for number, cosines in found.items():
+    np.testing.assert_allclose(
+      cosines, queries[number].embeddings @ windows.T, rtol=1e-6
+    )
+
+
 def test_search_keeps_the_highest_and_the_first_of_equal_ones():
   best = memorization_search._Best(1, 2)
   for clip, score in enumerate((1.0, 3.0, 3.0, 2.0)):

@@ -25,6 +25,33 @@ def test_a_file_is_in_its_place_when_the_block_ends(tmp_path):
   assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_permissions_are_those_of_the_file_or_of_any_new_one(tmp_path):
+  path = tmp_path / "a.txt"
+  for mask, expected in ((0o077, 0o600), (0o002, 0o664)):
+    before = os.umask(mask)
+    try:
+      path.unlink(missing_ok=True)
+      atomic_files.write_text(path, "new")
+    finally:
+      os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == expected
+  path.chmod(0o640)
+  atomic_files.write_text(path, "newer")
+  assert stat.S_IMODE(path.stat().st_mode) == 0o640
+  atomic_files.write_text(path, "secret", 0o600)
+  assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+  (tmp_path / "there").mkdir()
+  target, link = tmp_path / "there" / "a.txt", tmp_path / "link.txt"
+  target.write_text("old")
+  link.symlink_to(target)
+  atomic_files.write_text(link, "new")
+  assert link.is_symlink() and target.read_text() == "new"
+  assert names(tmp_path) == ["a.txt", "link.txt", "there"]
+
+
 def test_a_file_that_fails_leaves_the_old_one(tmp_path):
   path = tmp_path / "a.bin"
   path.write_bytes(b"old")

@@ -181,6 +181,29 @@ def test_captions_by_file(folders, tmp_path):
     listening_clips.read_captions(captions)
 
 
+def test_captions_of_files_in_folders_of_one_name_each(folders, tmp_path):
+  root, records = tmp_path / "sets", []
+  source = sorted(folders["zyqtruth"].glob("*.wav"))[0]
+  waveform, rate_hz = files.read_audio(source)
+  for name in ("jazz/001.wav", "rock/001.wav", "rock/002.wav"):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    files.write_wav(root / name, waveform, rate_hz)
+    records.append({"file": name, "prompt": f"text of {name}"})
+  captions = root / "captions.jsonl"
+  captions.write_text("".join(json.dumps(one) + "\n" for one in records))
+  found, unused = listening_clips.find(root, {})
+  assert not unused
+  assert found == {one["prompt"]: root / one["file"] for one in records}
+  # Another system's files, found by stem: one that two texts have is no key.
+  texts = listening_clips.read_captions(captions)
+  assert "001" not in texts and texts["002"] == "text of rock/002.wav"
+
+
+def test_the_key_is_for_its_owner(built):
+  key = built[0] / listening_files.KEY_NAME
+  assert key.stat().st_mode & 0o777 == 0o600
+
+
 def test_bad_audio_is_named_and_leaves_nothing(folders, tmp_path):
   bad = tmp_path / "bad"
   bad.mkdir()

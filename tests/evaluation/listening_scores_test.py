@@ -52,6 +52,9 @@ def test_a_clear_order_is_found():
   assert scores["agreement"]["krippendorff_alpha"] is None  # No value differs.
   assert scores["agreement"]["same_side_share"] == 1.0
   assert scores["agreement"]["num_shared_comparisons"] == 60
+  notes = " ".join(scores["warnings"])
+  assert "All shared comparisons have one answer" in notes
+  assert "No comparison has two raters" not in notes
 
 
 def test_shares_are_those_that_raters_were_given():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Common runs of tokens, against the definition tried out place by place."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -29,8 +31,10 @@ def brute(query, clip):
   return best, shared
 
 
+@pytest.mark.parametrize("max_pairs", [0, 50, 20_000])
 @pytest.mark.parametrize("num_codes", [2, 3, 8])
-def test_runs_are_those_of_the_definition(num_codes):
+def test_runs_are_those_of_the_definition(num_codes, max_pairs, monkeypatch):
+  monkeypatch.setattr(token_search, "_MAX_PAIRS", max_pairs)
   rng = np.random.default_rng(num_codes)
   queries = [rng.integers(0, num_codes, n) for n in (30, 3, 4, 45)]
   finder = token_search.TokenQueries(queries, LENGTH)
@@ -68,6 +72,12 @@ def test_constant_sequences_and_nothing_at_all():
   assert finder.find(np.full(12, 7)) == [
     token_search.SharedRun(0, 12, 0, 0, 1.0)
   ]
+  # Held notes: as many pairs of n-grams as the product of all lengths.
+  silent = [np.zeros(750, int)] * 60
+  started = time.process_time()
+  found = token_search.TokenQueries(silent, 10).find(np.zeros(750, int))
+  assert time.process_time() - started < 5
+  assert [run.length for run in found] == [750] * 60
   assert token_search.TokenQueries([], 5).find(np.arange(9)) == []
   with pytest.raises(ValueError, match="length=0"):
     token_search.TokenQueries([], 0)
