@@ -25,16 +25,18 @@ class Prompts:
   """Prompts of a file.
 
   Attributes:
-    rows: those used.
+    rows: all of them, also where only the first ones are used.
     num_expected: in the whole set: 5,521 for MusicCaps, whatever is used.
     table: rows of MusicCaps; None for another file.
     texts: of the whole set, as far as it is known.
+    known: all rows of MusicCaps, whatever the subset.
   """
 
   rows: tuple[prompt_files.Asked, ...]
   num_expected: int
   table: tuple[musiccaps.Row, ...] | None = None
   texts: tuple[str, ...] = ()
+  known: tuple[musiccaps.Row, ...] = ()
 
 
 def read_prompts(job: evaluation_jobs.EvaluatePromptsJob) -> Prompts:
@@ -46,9 +48,10 @@ def read_prompts(job: evaluation_jobs.EvaluatePromptsJob) -> Prompts:
   if not job.prompts:
     return Prompts((), 0)
   path = prompt_files.find(job.prompts)
-  table, found = None, []
+  table, found, known = None, [], ()
   if musiccaps.is_table(path):
-    table = tuple(musiccaps.select(musiccaps.read(path), job.subset))
+    known = tuple(musiccaps.read(path))
+    table = tuple(musiccaps.select(known, job.subset))
     found = [prompt_files.Asked(r.caption, source=r.source) for r in table]
     num_expected = musiccaps.num_expected(job.subset)
   elif job.subset != "all":
@@ -61,9 +64,7 @@ def read_prompts(job: evaluation_jobs.EvaluatePromptsJob) -> Prompts:
   texts = tuple(row.prompt for row in found)
   if job.max_prompts < 0:
     raise errors.UserError(f"--max_prompts={job.max_prompts}: expected >= 0")
-  if job.max_prompts:
-    found = found[: job.max_prompts]
-  return Prompts(tuple(found), num_expected, table, texts)
+  return Prompts(tuple(found), num_expected, table, texts, known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read_reference(
     return _corpus(job.reference, job.split)
   if prompts.table is not None:
     found = musiccaps_audio.find(
-      prompts.table, job.reference, job.max_bad_fraction
+      prompts.table, job.reference, job.max_bad_fraction, prompts.known
     )
     return Reference(
       tuple(found.clips.values()),
@@ -120,10 +121,23 @@ def read_reference(
 
 
 def of_clips(clips: Sequence[clip_files.ClipFile]) -> Reference:
-  """All of some clips; files are found by their stems too."""
-  names = {clip.name: clip for clip in clips}
-  stems = {clip.path.stem: clip for clip in clips if clip.path is not None}
-  return Reference(tuple(clips), {**stems, **names}, len(clips))
+  """All of some clips; files are found without their endings and folders too.
+
+  A short name that several files have finds none of them.
+  """
+  by_source = {clip.name: clip for clip in clips}
+  files_of = [clip for clip in clips if clip.path is not None]
+  for shorten in (_without_ending, lambda name: pathlib.PurePath(name).stem):
+    short = [shorten(clip.name) for clip in files_of]
+    counts = collections.Counter(short)
+    for name, clip in zip(short, files_of):
+      if counts[name] == 1:
+        by_source.setdefault(name, clip)
+  return Reference(tuple(clips), by_source, len(clips))
+
+
+def _without_ending(name: str) -> str:
+  return pathlib.PurePath(name).with_suffix("").as_posix()
 
 
 def _corpus(folder: str, split: str) -> Reference:
@@ -212,10 +226,34 @@ def read_samples(folders: Sequence[str], prompts: Prompts) -> list[Sample]:
   return list(found.values())
 
 
+def check_texts(samples: Sequence[Sample], prompts: Prompts, path: str) -> None:
+  """Refuses samples of texts that a set of prompts does not have.
+
+  Args:
+    samples: of `read_samples`.
+    prompts: the set; MusicCaps goes by ids.
+    path: of the set, for the message.
+
+  Raises:
+    UserError: naming the first.
+  """
+  if prompts.table is not None or not prompts.texts:
+    return
+  known = set(prompts.texts)
+  for sample in samples:
+    if sample.text not in known:
+      raise errors.UserError(
+        f"sample {sample.clip.name} was made for {sample.text!r}, which is "
+        f"not in {path}"
+      )
+
+
 def _of_folder(folder: pathlib.Path, prompts: Prompts) -> list[Sample]:
   records = _records(folder)
   if not records and prompts.table is not None:
-    audio = musiccaps_audio.find(prompts.table, folder, 0.0)
+    audio = musiccaps_audio.find(
+      prompts.table, folder, 0.0, whole_recordings=False
+    )
     rows = {row.ytid: row for row in prompts.table}
     return [
       Sample(clip, rows[ytid].caption, rows[ytid].source, {})
@@ -223,11 +261,13 @@ def _of_folder(folder: pathlib.Path, prompts: Prompts) -> list[Sample]:
     ]
   found = []
   for record in records:
-    path = folder / record.pop("file")
-    source = dict(record.get("source") or {})
+    name = record.pop("file")
+    path = folder / name
+    source = prompt_files.source_of(record, str(path))
     text = source.get("caption") or record.get("prompt")
     if isinstance(text, str):
-      found.append(Sample(clip_files.of_path(path), text, source, record))
+      clip = clip_files.of_path(path, name)
+      found.append(Sample(clip, text, source, record))
   return found
 
 
@@ -244,7 +284,7 @@ def _records(folder: pathlib.Path) -> list[dict[str, Any]]:
       for path, record in provenance.sidecars(folder)
     ]
   records = []
-  lines = manifest.read_text(encoding="utf-8", errors="replace").splitlines()
+  lines = manifest.read_text(encoding="utf-8", errors="replace").split("\n")
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
@@ -266,16 +306,22 @@ def write_prompts(
   job: evaluation_jobs.EvaluatePromptsJob,
   reference: Reference,
 ) -> int:
-  """Writes the prompts that a bulk job makes; their number.
+  """Writes the prompts of a bulk job, which makes the first --max_prompts.
 
   With --condition=audio the reference clip of each takes the place of its
-  text; prompts without one are left out.
+  text; prompts without one are left out, and so are those beyond
+  --max_prompts, whose clips would be written for nothing.
+
+  Returns:
+    Their number.
 
   Raises:
     UserError: if no prompt is left, or a clip cannot be read.
   """
   rows = []
   for row in prompts.rows:
+    if job.condition == "audio" and 0 < job.max_prompts <= len(rows):
+      break
     source = dict(row.source)
     record: dict[str, Any] = {"prompt": row.prompt}
     for name in ("seconds", "seed"):

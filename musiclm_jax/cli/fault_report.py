@@ -17,6 +17,7 @@ from musiclm_jax.evaluation import (
   fault_response,
   hearing,
   metric_card,
+  mulan_consistency,
   prompt_results,
   summary,
 )
@@ -30,6 +31,8 @@ _REFERENCE = "reference"
 _Seed = tuple[int, int]
 # Of each half, or there is no interval.
 _LEAST_WORKS = 3
+# Shorter sounds hold no piece to shuffle.
+_LEAST_SECS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +200,12 @@ def run(args: argparse.Namespace) -> str:
       f"--max_clips={args.max_clips}, --batch_size={args.batch_size}: expected "
       "at least 2 and at least 1"
     )
-  if not 0 < args.seconds < math.inf:
-    raise errors.UserError(f"--seconds={args.seconds:g}: expected > 0")
+  if not _LEAST_SECS <= args.seconds < math.inf:
+    raise errors.UserError(
+      f"--seconds={args.seconds:g}: expected at least {_LEAST_SECS:g}"
+    )
+  if args.seed < 0:
+    raise errors.UserError(f"--seed={args.seed}: expected at least 0")
   clips = fault_clips.read(args.reference, args.split)
   if args.samples_dir:
     halves = fault_clips.paired(clips, args.samples_dir, args.max_clips)
@@ -251,14 +258,15 @@ def _result(
     for one in versions
   ]
   made = [one.heard for one in heard if one.name == GENERATED]
-  if made:
-    heard.append(
-      fault_response.Version(OTHER_PROMPTS, OTHER_PROMPTS, made[0].of_others())
-    )
+  captions = [clip.caption for clip in clips]
+  most = max(captions.count(text) for text in set(captions))
+  if made and 2 * most <= len(captions):
+    others = made[0].of_others(mulan_consistency.derangement(captions))
+    heard.append(fault_response.Version(OTHER_PROMPTS, OTHER_PROMPTS, others))
   rows = fault_response.respond(
     ear.heard(_REFERENCE, [clip.work for clip in reference]),
     heard,
-    ear.text_vectors([clip.caption for clip in clips]),
+    ear.text_vectors(captions),
     getattr(ear.listener, "multi_label", True),
   )
   return {

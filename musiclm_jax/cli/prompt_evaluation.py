@@ -41,8 +41,6 @@ def evaluate(job: evaluation_jobs.EvaluatePromptsJob) -> None:
     prompt_evaluation_files.compare(job)
     return
   specs = job.embedder or ((f"mulan:{job.bundle}",) if job.bundle else ())
-  for spec in specs:
-    embedder_specs.parse(spec)
   if not specs:
     raise errors.UserError("no --embedder: expected at least one that listens")
   metrics = tuple(name for name in job.metrics.split(",") if name)
@@ -51,11 +49,14 @@ def evaluate(job: evaluation_jobs.EvaluatePromptsJob) -> None:
   memorization = prompt_evaluation_files.read_memorization(job.memorization)
   prompts = evaluation_inputs.read_prompts(job)
   reference = evaluation_inputs.read_reference(job, prompts)
+  listeners = [embedder_specs.open_listener(spec) for spec in specs]
   folders = job.samples_dir or _generate(job, prompts, reference)
   samples = evaluation_inputs.read_samples(folders, prompts)
+  if job.samples_dir:
+    evaluation_inputs.check_texts(samples, prompts, job.prompts)
   run = _Run(job, prompts, reference, samples)
-  for spec in specs:
-    run.listen(embedder_specs.open_listener(spec), metrics)
+  for listener in listeners:
+    run.listen(listener, metrics)
   report = run.report()
   report["memorization"] = memorization
   prompt_evaluation_files.write(job, report, samples)
@@ -74,12 +75,11 @@ def _generate(
   from musiclm_jax.cli import generation
 
   folder = pathlib.Path(job.output_dir)
-  drawing = {**job.drawing(), "max_prompts": 0}
   generate = jobs.GenerateJob(
     job.bundle,
     prompts=str(folder / PROMPTS),
     output_dir=str(folder / SAMPLES),
-    **drawing,
+    **job.drawing(),
   )
   evaluation_inputs.write_prompts(folder / PROMPTS, prompts, job, reference)
   generation.make(generate)

@@ -149,10 +149,10 @@ def write(
 
 def _root(sample: evaluation_inputs.Sample) -> pathlib.Path:
   """The folder that the name of a clip is relative to."""
-  path = sample.clip.path.resolve()
+  path = sample.clip.path
   for _ in pathlib.PurePosixPath(sample.clip.name).parts:
     path = path.parent
-  return path
+  return path.resolve()
 
 
 def read(

@@ -96,7 +96,7 @@ def read(path: str | os.PathLike) -> list[str]:
 
 def _text_rows(path: pathlib.Path, text: str) -> Iterator[Asked]:
   del path
-  for line in text.splitlines():
+  for line in text.split("\n"):
     if line.strip():
       yield Asked(line.strip())
 
@@ -114,7 +114,7 @@ def _number(
 
 
 def _json_rows(path: pathlib.Path, text: str) -> Iterator[Asked]:
-  for number, line in enumerate(text.splitlines(), 1):
+  for number, line in enumerate(text.split("\n"), 1):
     if not line.strip():
       continue
     place = f"{path}:{number}"
@@ -136,7 +136,7 @@ def _json_rows(path: pathlib.Path, text: str) -> Iterator[Asked]:
       raise errors.UserError(f"{place}: seconds=0: expected a positive number")
     seed = _number(record.get("seed"), place, "seed", (int,), "a whole number")
     audio = _text(record, place, "audio_prompt")
-    source = _json_source(record, place)
+    source = source_of(record, place)
     yield Asked(prompt.strip(), seconds, seed, source, audio)
 
 
@@ -147,8 +147,17 @@ def _text(record: Mapping[str, Any], place: str, name: str) -> str | None:
   return value
 
 
-def _json_source(record: Mapping[str, Any], place: str) -> dict[str, str]:
-  """What a JSON object says of the origin of its text."""
+def source_of(record: Mapping[str, Any], place: str) -> dict[str, str]:
+  """What a JSON object says of the origin of its text.
+
+  Args:
+    record: with `source`, an object of texts or the id of a clip, and `kind`,
+      or without.
+    place: for the message.
+
+  Raises:
+    UserError: if one of them is no such thing.
+  """
   source = record.get("source")
   if source is None:
     source = {}

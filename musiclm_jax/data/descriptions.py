@@ -64,7 +64,7 @@ def read(paths: Iterable[str | os.PathLike]) -> dict[str, Description]:
   for path in map(pathlib.Path, paths):
     if not path.is_file():
       raise errors.UserError(f"no descriptions at {path}")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
       if not line.strip():
         continue

@@ -62,10 +62,11 @@ class Heard:
         "one of them"
       )
 
-  def of_others(self) -> "Heard":
-    """The same rows, each given to the next clip: right ones for none."""
+  def of_others(self, order: Sequence[int]) -> "Heard":
+    """The same works with the rows of other clips, in some order."""
     vectors, logits = (
-      [*rows[-1:], *rows[:-1]] for rows in (self.vectors, self.logits)
+      [rows[place] for place in order] if len(rows) else []
+      for rows in (self.vectors, self.logits)
     )
     return Heard(vectors, logits, self.works)
 
@@ -156,11 +157,12 @@ def respond(
 
   Returns:
     A row for each version. FAD beyond 1024 dimensions has variances alone.
-    KLD is that of the clips as they are with those of the version.
+    KLD is that of the clips as they are with those of the version. What cannot
+    be computed of so few or such equal windows is left out.
 
   Raises:
     ValueError: if the versions are not of the same clips, or there are fewer
-      than 4 windows.
+      than 2 windows.
   """
   clean = versions[0].heard
   if versions[0].kind != CLEAN:
@@ -291,7 +293,9 @@ class _Study:
       if not self._is_wide:
         found[FAD] = self._frechet(heard, False)
       found[DIAGONAL_FAD] = self._frechet(heard, True)
-      found[KAD] = self._kernel(heard)
+      # It is 0 where most windows of the reference are the same.
+      if self._bandwidth > 0:
+        found[KAD] = self._kernel(heard)
     if len(heard.logits):
       divergences = [
         kl_divergence.kl_divergence(mine[None], other[None], self._multi_label)[
@@ -311,11 +315,14 @@ class _Study:
     if not len(heard.vectors):
       return None
     vectors = np.concatenate(list(heard.vectors))
-    found = frechet_distance.extrapolated(
-      self._vectors,
-      vectors[_thinned(len(vectors), set_distances.MAX_VECTORS)],
-      diagonal=self._is_wide,
-    )
+    try:
+      found = frechet_distance.extrapolated(
+        self._vectors,
+        vectors[_thinned(len(vectors), set_distances.MAX_VECTORS)],
+        diagonal=self._is_wide,
+      )
+    except ValueError:  # too few for a line
+      return None
     return found.value, found.r_squared
 
   def _frechet(self, heard: Heard, diagonal: bool) -> tuple[float, np.ndarray]:

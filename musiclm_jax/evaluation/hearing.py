@@ -93,7 +93,15 @@ def fill(
   try:
     for group in _groups(todo, batch_size, bad):
       waveforms = np.stack([waveform for _, waveform, _ in group])
-      for (key, _, _), rows in zip(group, listen(waveforms, group[0][2])):
+      try:
+        heard = listen(waveforms, group[0][2])
+      except errors.UserError as error:
+        # Clips of a group have one length and rate, so what is wrong with one
+        # (too short, say) is wrong with all.
+        names = [todo[key].name for key, _, _ in group]
+        bad += [clip_files.Bad(name, f"{name}: {error}") for name in names]
+        continue
+      for (key, _, _), rows in zip(group, heard):
         store.add(key, rows)
       num_new += len(group)
       update(len(group))

@@ -43,7 +43,7 @@ def read_captions(path: str | os.PathLike) -> dict[str, str]:
   """
   path = pathlib.Path(path)
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(f"{path} cannot be read: {error}") from error
   by_file: dict[str, str] = {}

@@ -219,8 +219,8 @@ def _after_begin(
     )
   times = np.arange(len(windows)) * hop_secs
   early = times < window_secs - 1e-9
-  # The last of the early ones ends at twice the window.
-  later = times >= 2 * window_secs - hop_secs - 1e-9
+  ends = max([0.0, *(times[early] + window_secs)])
+  later = times >= ends - 1e-9
   if later.sum() < 5:
     raise ValueError(
       f"{len(windows)} windows of {window_secs} s each {hop_secs} s: expected "

@@ -58,6 +58,8 @@ def find(
   rows: Sequence[musiccaps.Row],
   folder: str | os.PathLike,
   max_unknown_fraction: float = 0.1,
+  others: Sequence[musiccaps.Row] = (),
+  whole_recordings: bool = True,
 ) -> Manifest:
   """Audio of rows: files named by ytid, perhaps with times behind it.
 
@@ -69,6 +71,9 @@ def find(
     rows: of the table.
     folder: of audio files, perhaps in folders of its own.
     max_unknown_fraction: of its files that may belong to no row.
+    others: more rows, whose files are known and passed over.
+    whole_recordings: whether a long file named by the id alone is the whole
+      recording; else it is the clip, as what a system makes.
 
   Raises:
     UserError: if the folder has no audio, two files belong to one row, more
@@ -77,27 +82,36 @@ def find(
   root = pathlib.Path(folder)
   if not root.is_dir():
     raise errors.UserError(f"no folder of audio at {folder}")
-  by_ytid = {row.ytid: row for row in rows}
+  wanted = {row.ytid for row in rows}
+  by_ytid = {row.ytid: row for row in (*others, *rows)}
   found: dict[str, clip_files.ClipFile] = {}
-  unknown = []
+  unknown, num_others = [], 0
   for name in files.list_names(root):
     if not (root / name).is_file():
       continue
-    clip = _match(root, name, by_ytid)
+    clip = _match(root, name, by_ytid, whole_recordings)
     if clip is None:
       unknown.append(name)
       continue
     ytid = pathlib.PurePosixPath(name).name[:_ID_LENGTH]
+    if ytid not in wanted:
+      num_others += 1
+      continue
     if ytid in found:
       raise errors.UserError(
         f"{found[ytid].name} and {name} in {folder} are both named by "
         f"ytid={ytid!r}: expected one file for each clip"
       )
     found[ytid] = clip
-  total = len(found) + len(unknown)
+  total = len(found) + len(unknown) + num_others
   if not total:
     raise errors.UserError(
       f"no file in {folder} ends in {', '.join(files.ENDINGS)}"
+    )
+  if not found and num_others:
+    raise errors.UserError(
+      f"the {num_others} audio files in {folder} are of other rows of the "
+      f"table: expected some of the {len(rows)} that are asked for"
     )
   if not found or len(unknown) > max_unknown_fraction * total:
     raise errors.UserError(
@@ -110,7 +124,10 @@ def find(
 
 
 def _match(
-  root: pathlib.Path, name: str, by_ytid: dict[str, musiccaps.Row]
+  root: pathlib.Path,
+  name: str,
+  by_ytid: dict[str, musiccaps.Row],
+  whole_recordings: bool,
 ) -> clip_files.ClipFile | None:
   """The clip in a file, or None if its name belongs to no row."""
   stem = pathlib.PurePosixPath(name).stem
@@ -125,7 +142,7 @@ def _match(
     if times[2] is not None and int(times[2]) != row.end_secs:
       return None
     return clip_files.of_path(root / name, name)
-  secs = _secs(root / name)
+  secs = _secs(root / name) if whole_recordings else None
   most = row.end_secs - row.start_secs + _CLIP_SLACK_SECS
   excerpt = None
   if secs is not None and secs > most:

@@ -207,7 +207,9 @@ def _kad(listener, store, material) -> _Results:
     len(keys),
     {
       "interval": "1.96 standard errors",
-      "bandwidth": found.bandwidth,
+      # It follows from listener and reference but for its last digits, by
+      # which cards must not differ.
+      "bandwidth": "median distance of the reference",
       "most_vectors": most,
     },
     is_kernel=True,

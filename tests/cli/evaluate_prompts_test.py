@@ -21,7 +21,12 @@ from musiclm_jax.cli import (
 )
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import errors
-from musiclm_jax.evaluation import metric_card, musiccaps, run_comparison
+from musiclm_jax.evaluation import (
+  clip_files,
+  metric_card,
+  musiccaps,
+  run_comparison,
+)
 
 IDS = [f"id{index:09d}" for index in range(6)]
 CAPTIONS = ["drums", "a flute", "slow piano", "a choir", "brass", "a harp"]
@@ -94,6 +99,8 @@ def test_cards_tables_and_manifest(done):
   )
   assert report["num_items"] == 5 and report["num_expected"] == 5521
   assert [item["prompt"] for item in report["items"]] == CAPTIONS[:5]
+  # The others are not made, but files are named as if they were.
+  assert len((done / "prompts.jsonl").read_text().splitlines()) == 6
   pairs = [item["reference"] for item in report["items"]]
   assert pairs == [*(f"{ytid}.wav" for ytid in IDS[:4]), None]
   manifest = json.loads((done / "musiccaps.json").read_text())
@@ -168,6 +175,89 @@ def test_runs_are_compared(world, done, tmp_path, capsys):
   assert "differs in embedder_fingerprint" in capsys.readouterr().out
 
 
+def test_how_clips_were_batched_keeps_nothing_from_being_compared(
+  world, done, tmp_path
+):
+  other = tmp_path / "other"
+  arguments = [one for one in flags(world, other) if "bundle" not in one]
+  arguments += [f"--samples_dir={done / 'samples'}", "--embed_batch_size=1"]
+  arguments += [f"--embedder=mulan:{world}/bundle"]
+  assert main_lib.main(arguments) == 0
+  first, second = (
+    [metric_card.MetricCard.from_dict(card) for card in read(one)["cards"]]
+    for one in (done, other)
+  )
+  assert [card.metric for card in first] == [card.metric for card in second]
+  for one, again in zip(first, second):
+    assert metric_card.differing_fields(one, again) == (), one.metric
+
+
+def test_linked_samples_are_played(world, done, tmp_path):
+  stored, linked = tmp_path / "stored", tmp_path / "linked"
+  linked.mkdir()
+  stored.mkdir()
+  for path in (done / "samples").iterdir():
+    if path.suffix == ".wav":
+      shutil.copy(path, stored / f"blob_{path.stem[:3]}")
+      (linked / path.name).symlink_to(stored / f"blob_{path.stem[:3]}")
+    elif path.is_file():
+      shutil.copy(path, linked)
+  arguments = [one for one in flags(world, tmp_path) if "bundle" not in one]
+  arguments += [f"--samples_dir={linked}", f"--embedder=mulan:{world}/bundle"]
+  assert main_lib.main(arguments) == 0
+  page = (tmp_path / "index.html").read_text()
+  assert page.count("<audio") == 5 and "not there any more" not in page
+
+
+def test_samples_of_other_prompts_are_refused(world, done, tmp_path, capsys):
+  texts = tmp_path / "other.txt"
+  texts.write_text("a banjo\na cello\n")
+  arguments = ["evaluate", f"--samples_dir={done / 'samples'}"]
+  arguments += [f"--prompts={texts}", f"--embedder=mulan:{world}/bundle"]
+  assert main_lib.main([*arguments, f"--output_dir={tmp_path / 'out'}"]) == 1
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert "was made for 'drums', which is not in" in line
+
+
+def test_names_of_reference_files_that_are_not_unique_find_none(tmp_path):
+  names = ["one/01.wav", "two/01.wav", "two/02.wav", "two/02.mp3", "03.wav"]
+  clips = [clip_files.of_path(tmp_path / name, name) for name in names]
+  reference = evaluation_inputs.of_clips(clips)
+
+  def found(clip_id):
+    pair = reference.pair({"clip_id": clip_id})
+    return pair and pair.name
+
+  assert found("01") is None and found("02") is None
+  assert found("one/01") == "one/01.wav" and found("two/01") == "two/01.wav"
+  assert found("two/02") is None and found("two/02.mp3") == "two/02.mp3"
+  assert found("03") == "03.wav"
+
+
+def test_sources_in_sidecars_are_read_as_those_of_prompts(tmp_path):
+  (tmp_path / "deep").mkdir()
+  for name, source in (("a", "x1"), ("deep/a", {"ytid": ["a"]})):
+    (tmp_path / f"{name}.wav").touch()
+    about = {"prompt": "flute", "source": source}
+    (tmp_path / f"{name}.json").write_text(json.dumps(about))
+  nothing = evaluation_inputs.Prompts((), 0)
+  with pytest.raises(errors.UserError, match="deep/a.wav: source=.*expected"):
+    evaluation_inputs.read_samples([tmp_path], nothing)
+  (tmp_path / "deep" / "a.json").write_text('{"prompt": "drums"}')
+  samples = evaluation_inputs.read_samples([tmp_path], nothing)
+  assert {one.clip.name: one.source for one in samples} == {
+    "a.wav": {"clip_id": "x1"},
+    "deep/a.wav": {},
+  }
+
+
+def test_prompts_may_hold_any_character_but_line_feeds(tmp_path):
+  path = tmp_path / "prompts.jsonl"
+  path.write_text('{"prompt": "slow\u2028piano"}\r\n{"prompt": "a\u0085b"}\n')
+  prompts = [row.prompt for row in prompt_files.read_rows(path)]
+  assert prompts == ["slow\u2028piano", "a\u0085b"]
+
+
 def test_arms_change_what_they_say(world, tmp_path):
   arguments = flags(world, tmp_path, "ablate")
   arguments += ["--arm=audio tokens: condition=audio", "--max_prompts=2"]
@@ -205,6 +295,7 @@ def test_arms_change_what_they_say(world, tmp_path):
     (["--prompts=hrd"], "sets by name: hard, ideas"),
     (["--reference=nowhere"], "no folder of audio at nowhere"),
     (["--embedder=vgg"], "expected KIND:PATH"),
+    (["--embedder=mulan:nowhere"], "nowhere"),
     (["--metrics=fda"], "metric 'fda'"),
     (["--condition=sound"], "condition='sound': expected text or audio"),
     (["--subset=half"], "subset='half'"),

@@ -193,8 +193,9 @@ def test_samples_of_nothing_are_refused(recordings, tmp_path):
 @pytest.mark.parametrize(
   "flags, expected",
   [
-    (["--seconds=0"], "--seconds=0: expected > 0"),
-    (["--seconds=nan"], "--seconds=nan: expected > 0"),
+    (["--seconds=1e-5"], "--seconds=1e-05: expected at least 0.2"),
+    (["--seconds=nan"], "--seconds=nan: expected at least 0.2"),
+    (["--seed=-1"], "--seed=-1: expected at least 0"),
     (["--max_clips=1"], "--max_clips=1"),
     (["--seconds=30"], "0 clips of a half can be heard"),
   ],

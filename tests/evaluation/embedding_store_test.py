@@ -116,6 +116,25 @@ def test_bad_clips_are_left_out_and_named(clips, tmp_path):
   clip_files.check_bad(heard.bad, 6, 0.4, "reference")
 
 
+def test_clips_that_a_listener_refuses_are_left_out(clips, tmp_path):
+  short = tmp_path / "short.wav"
+  statistics_listener.files.write_wav(short, np.zeros(3), 8000)
+  some = [*clips[:3], clip_files.of_path(short), *clips[3:5]]
+  keys, _ = clip_files.survey(some)
+  ear = statistics_listener.Statistics()
+
+  def listen(waveforms, rate_hz):
+    if waveforms.shape[1] < 10:
+      raise errors.UserError("nothing is left at this rate")
+    return ear.embed_audio_windows(waveforms, rate_hz)
+
+  store = open_store(tmp_path / "store", ear)
+  heard = hearing.fill(store, listen, some, keys, 4)
+  assert len(store) == heard.num_new == 5
+  (bad,) = heard.bad
+  assert bad == ("short.wav", "short.wav: nothing is left at this rate")
+
+
 def test_other_listeners_have_other_stores(tmp_path):
   ear = statistics_listener.Statistics()
   store = open_store(tmp_path, ear)

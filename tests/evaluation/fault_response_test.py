@@ -178,6 +178,25 @@ def test_order_of_rows_is_read_by_the_direction_of_the_metric():
   assert fault_response.out_of_order(rows[:2]) == {"fad": [], "text_score": []}
 
 
+def test_what_cannot_be_computed_is_left_out(answer):
+  _, versions, _ = answer
+  clean = versions[0].heard
+  few = fault_response.Heard(clean.vectors[:3], [], WORKS[:3])
+  version = fault_response.Version(fault_response.CLEAN, "clean", few)
+  row = fault_response.respond(few, [version])[0]
+  assert row.fad_infinity is None and "kad" in row.values
+  silent = fault_response.Heard(0 * clean.vectors, [], WORKS)
+  row = fault_response.respond(silent, [version])[0]
+  assert "kad" not in row.values and "fad" in row.values
+
+
+def test_rows_of_others():
+  heard = fault_response.Heard(np.arange(3)[:, None, None], [], ["a", "b", "c"])
+  others = heard.of_others([1, 2, 0])
+  assert [int(rows[0, 0]) for rows in others.vectors] == [1, 2, 0]
+  assert others.works == heard.works and not len(others.logits)
+
+
 def test_bad_input_is_named(answer):
   reference, versions, _ = answer
   with pytest.raises(ValueError, match="expected 'as it is' first"):

@@ -121,6 +121,17 @@ def test_drift_of_music_that_turns_into_something_else():
     long_form.drift(turning[:12], 5.0, 1.0)
 
 
+@pytest.mark.parametrize(
+  "window_secs, hop_secs, first", [(10, 4, 20), (3, 2, 6), (5, 1, 9), (4, 4, 4)]
+)
+def test_drift_leaves_out_what_overlaps_the_begin(window_secs, hop_secs, first):
+  windows = np.eye(30)
+  times = long_form._after_begin(windows, window_secs, hop_secs)[2]
+  # The last window that starts within the first one ends here.
+  last = max(t for t in np.arange(30) * hop_secs if t < window_secs)
+  assert times[0] == first >= last + window_secs > first - hop_secs
+
+
 def test_level_drift_of_a_fade():
   time = np.arange(60 * RATE_HZ) / RATE_HZ
   tone = np.sin(2 * np.pi * 7 * time).astype(np.float32)

@@ -186,6 +186,26 @@ def test_unknown_and_doubled_audio(rows, tmp_path):
     musiccaps_audio.find(rows, tmp_path / "none")
 
 
+def test_audio_of_rows_outside_a_subset_is_passed_over(rows, tmp_path):
+  folder = tmp_path / "audio"
+  for row in rows:
+    sound(folder / f"{row.ytid}.wav", 10)
+  found = musiccaps_audio.find(rows[:1], folder, 0.0, rows)
+  assert list(found.clips) == [rows[0].ytid]
+  assert found.unknown == () and found.missing == ()
+  (folder / f"{rows[0].ytid}.wav").unlink()
+  with pytest.raises(errors.UserError, match="3 audio files .* of other rows"):
+    musiccaps_audio.find(rows[:1], folder, 0.0, rows)
+
+
+def test_what_a_system_made_is_not_cut_as_a_recording(rows, tmp_path):
+  sound(tmp_path / "a" / f"{rows[0].ytid}.wav", 45)
+  found = musiccaps_audio.find(rows, tmp_path / "a", whole_recordings=False)
+  (clip,) = found.clips.values()
+  waveform, rate_hz = clip.decode(clip.read())
+  assert len(waveform) == 45 * rate_hz
+
+
 def test_a_file_that_is_neither_clip_nor_whole_is_refused(rows, tmp_path):
   sound(tmp_path / "a" / f"{rows[0].ytid}.wav", 20)
   (clip,) = musiccaps_audio.find(rows, tmp_path / "a").clips.values()
