@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -167,6 +168,8 @@ def save(
     for name, content in (files or {}).items():
       (scratch / name).write_bytes(content)
     (scratch / _CONFIG).write_text(json.dumps(header, indent=2) + "\n")
+    # safetensors makes files that nobody else can read, whatever the umask.
+    shutil.copymode(scratch / _CONFIG, scratch / _WEIGHTS)
   return mark
 
 

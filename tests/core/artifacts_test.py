@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -43,6 +44,16 @@ def test_round_trip(tmp_path):
     ARRAYS["params"]["layer"]["kernel"],
   )
   assert loaded.files["text.model"] == b"xyz"
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
+  before = os.umask(0o022)
+  try:
+    _save(tmp_path / "a", files={"text.model": b"xyz"})
+  finally:
+    os.umask(before)
+  for path in (tmp_path / "a").iterdir():
+    assert path.stat().st_mode & 0o777 == 0o644, path.name
 
 
 def test_fingerprint_covers_weights_config_and_files(tmp_path):
