@@ -219,7 +219,9 @@ def run(args: argparse.Namespace) -> str:
     whole = dataclasses.replace(versions[0], name=_REFERENCE)
     reference, bad = _listen(ears, halves[0], [whole], args, bar)
     clips, more = _listen(ears, halves[1], versions, args, bar)
-  results = [_result(ear, reference, clips, versions) for ear in ears]
+  num_rows = len(versions) + bool(args.samples_dir)
+  with progress.Progress("metrics", num_rows * len(ears), unit="row") as bar:
+    results = [_result(ear, reference, clips, versions, bar) for ear in ears]
   text = "\n\n".join(table(result) for result in results)
   folder = pathlib.Path(args.output_dir)
   record = {
@@ -250,6 +252,7 @@ def _result(
   reference: Sequence[fault_clips.Clip],
   clips: Sequence[fault_clips.Clip],
   versions: Sequence[_Fault],
+  bar: progress.Progress,
 ) -> dict[str, Any]:
   """Numbers and verdicts of a listener, JSON-compatible."""
   works = [clip.work for clip in clips]
@@ -268,6 +271,7 @@ def _result(
     heard,
     ear.text_vectors(captions),
     getattr(ear.listener, "multi_label", True),
+    bar.update,
   )
   return {
     "listener": hearing.describe(ear.listener, "embed and classify"),

@@ -9,7 +9,7 @@ value inside the interval of the clips as they are can still be told from them.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ SIGNS: Mapping[str, int] = {
   TEXT: -1,
 }
 CLEAN = "as it is"
+# Points of each line of FAD-infinity, of which there are many here.
+_LINE_SIZES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,7 @@ def respond(
   versions: Sequence[Version],
   text_vectors: np.ndarray | None = None,
   multi_label: bool = True,
+  update: Callable[[], None] = lambda: None,
 ) -> list[Row]:
   """Metrics of clips with faults.
 
@@ -154,6 +157,7 @@ def respond(
     text_vectors: of what is written of each clip, float `[clips, dim]`, in the
       space of the vectors; None for no text score.
     multi_label: whether the listener judges its classes apart.
+    update: called after each version.
 
   Returns:
     A row for each version. FAD beyond 1024 dimensions has variances alone.
@@ -190,6 +194,7 @@ def respond(
         study.line(version.heard),
       )
     )
+    update()
   return rows
 
 
@@ -319,6 +324,7 @@ class _Study:
       found = frechet_distance.extrapolated(
         self._vectors,
         vectors[_thinned(len(vectors), set_distances.MAX_VECTORS)],
+        num_sizes=_LINE_SIZES,
         diagonal=self._is_wide,
       )
     except ValueError:  # too few for a line

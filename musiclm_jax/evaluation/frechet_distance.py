@@ -43,7 +43,7 @@ def frechet_distance(
     ValueError: if dimensions differ, there are too few vectors, or one is not
       finite.
   """
-  return _Reference(_statistics("reference", reference, diagonal)).distance(
+  return Reference(_statistics("reference", reference, diagonal)).distance(
     _statistics("evaluated", evaluated, diagonal)
   )
 
@@ -139,7 +139,7 @@ def extrapolated(
   def draw(vectors: np.ndarray, count: int) -> np.ndarray:
     return vectors[generator.choice(len(vectors), count, replacement)]
 
-  whole = _Reference(_statistics("reference", reference, diagonal))
+  whole = Reference(_statistics("reference", reference, diagonal))
   finite = whole.distance(_statistics("evaluated", evaluated, diagonal))
   sizes = np.unique(np.linspace(smallest_size, total, num_sizes).astype(int))
   distances = []
@@ -147,7 +147,7 @@ def extrapolated(
     against = whole
     if not fixed_reference:
       part = draw(reference, round(len(reference) * size / total))
-      against = _Reference(_statistics("reference", part, diagonal))
+      against = Reference(_statistics("reference", part, diagonal))
     some = draw(evaluated, size)
     distances.append(against.distance(_statistics("", some, diagonal)))
   line = _fit_line(1.0 / sizes, np.array(distances))
@@ -176,7 +176,7 @@ def per_song(
   Raises:
     ValueError: as `frechet_distance`.
   """
-  against = _Reference(_statistics("reference", reference, diagonal))
+  against = Reference(_statistics("reference", reference, diagonal))
   values = []
   for index, song in enumerate(songs):
     if len(song) < 2:
@@ -199,7 +199,7 @@ def covariance_root(covariance: np.ndarray) -> np.ndarray:
   return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
 
 
-class _Reference:
+class Reference:
   """A Gaussian whose root is computed once, for many distances."""
 
   def __init__(self, statistics: gaussian_statistics.GaussianStatistics):
@@ -212,7 +212,7 @@ class _Reference:
       self._trace = np.trace(covariance)
 
   def distance(self, other: gaussian_statistics.GaussianStatistics) -> float:
-    """To another Gaussian, at least 0."""
+    """FAD to another Gaussian, at least 0; ValueError if dimensions differ."""
     mine = self._statistics
     if other.mean.shape != mine.mean.shape:
       raise ValueError(

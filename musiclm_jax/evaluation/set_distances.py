@@ -94,15 +94,13 @@ def frechet_without(
   Raises:
     ValueError: if there are fewer than 2 windows.
   """
-  diagonal = reference.is_diagonal
-  value = frechet_distance.frechet_distance(reference, _merged(parts), diagonal)
+  gaussian = frechet_distance.Reference(reference)
+  value = gaussian.distance(_merged(parts))
   without = np.full(len(parts), np.nan)
   for index in range(len(parts) if len(parts) > 1 else 0):
     rest = _merged([*parts[:index], *parts[index + 1 :]])
     if rest.count >= 2:
-      without[index] = frechet_distance.frechet_distance(
-        reference, rest, diagonal
-      )
+      without[index] = gaussian.distance(rest)
   return value, without
 
 
