@@ -14,6 +14,7 @@ from musiclm_jax.audio import files
 from musiclm_jax.cli import embedder_specs, fault_clips
 from musiclm_jax.cli import main as main_lib
 from musiclm_jax.core import errors
+from musiclm_jax.evaluation import clip_files
 
 RATE_HZ = statistics_listener.RATE_HZ
 SECS = 1.0
@@ -177,6 +178,28 @@ def test_what_was_generated_stands_beside_its_clips(
   assert ladder["out_of_order"]["fad"] == []
   text = (tmp_path / "out" / "faults.md").read_text()
   assert "- FAD (statistics): in order" in text
+
+
+def test_samples_are_heard_at_the_rate_of_their_clips(tmp_path):
+  time = np.arange(2 * RATE_HZ) / (2 * RATE_HZ)
+  waveform = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+  for name, step in (("clip", 2), ("sample", 1)):
+    rate_hz = 2 * RATE_HZ // step
+    files.write_wav(tmp_path / f"{name}.wav", waveform[::step], rate_hz)
+  clip, sample = (
+    clip_files.of_path(tmp_path / f"{name}.wav") for name in ("clip", "sample")
+  )
+  left_out = []
+  found = fault_clips.batches(
+    [fault_clips.Clip("clip", "work", "", clip, sample)], 0.5, 4, left_out
+  )
+  (batch,) = found
+  assert batch.sample_rate_hz == RATE_HZ and not left_out
+  assert batch.samples.shape == batch.waveforms.shape == (1, RATE_HZ // 2)
+  inside = slice(100, -100)
+  np.testing.assert_allclose(
+    batch.samples[0, inside], batch.waveforms[0, inside], atol=0.01
+  )
 
 
 def test_samples_of_nothing_are_refused(recordings, tmp_path):
