@@ -126,16 +126,21 @@ def _unchanged(batch: fault_clips.Batch, seeds: Sequence[_Seed]) -> np.ndarray:
 
 
 class _Ear:
-  """A listener, and what it has heard of each version, clip by clip."""
+  """A listener, and what it has heard of each version, clip by clip.
+
+  Attributes:
+    listener: it.
+    vectors: of each version, those of each clip; none of a mere classifier.
+  """
 
   def __init__(self, listener: protocols.Listener):
     self.listener = listener
-    self._vectors: dict[str, list[np.ndarray]] = {}
+    self.vectors: dict[str, list[np.ndarray]] = {}
     self._logits: dict[str, list[np.ndarray]] = {}
 
   def hear(self, version: str, waveforms: np.ndarray, rate_hz: int) -> None:
     """Adds a batch `[batch, samples]` to a version."""
-    vectors = self._vectors.setdefault(version, [])
+    vectors = self.vectors.setdefault(version, [])
     logits = self._logits.setdefault(version, [])
     if isinstance(self.listener, protocols.Embedder):
       vectors += list(self.listener.embed_audio_windows(waveforms, rate_hz))
@@ -145,7 +150,7 @@ class _Ear:
   def heard(self, version: str, works: Sequence[str]) -> fault_response.Heard:
     """All batches of a version."""
     return fault_response.Heard(
-      self._vectors[version], self._logits[version], works
+      self.vectors[version], self._logits[version], works
     )
 
   def text_vectors(self, captions: Sequence[str]) -> np.ndarray | None:
@@ -278,10 +283,28 @@ def _result(
     "titles": {name: titles(ear.listener)[name] for name in rows[0].values},
     "rows": [row.to_dict() for row in rows],
     "ladder": _ladder(rows),
+    "warnings": _warnings(ear, len(clips)),
     "verdicts": [
       dataclasses.asdict(verdict) for verdict in fault_response.verdicts(rows)
     ],
   }
+
+
+def _warnings(ear: _Ear, num_clips: int) -> list[str]:
+  """What has to be said of few clips; see `metric_card`."""
+  counts = [
+    sum(map(len, ear.vectors[name]))
+    for name in (_REFERENCE, fault_response.CLEAN)
+  ]
+  if not any(counts):
+    return [*metric_card.small_sample_warnings(num_clips)]
+  return [
+    *metric_card.small_sample_warnings(
+      num_clips,
+      num_vectors=min(counts),
+      embedding_dim=ear.listener.embedding_dim,
+    )
+  ]
 
 
 def _ladder(rows: Sequence[fault_response.Row]) -> dict[str, Any] | None:
@@ -348,6 +371,7 @@ def table(result: Mapping[str, Any]) -> str:
   for kind in dict.fromkeys(v["kind"] for v in result["verdicts"]):
     cells = [_verdict(verdicts[kind, name]) for name in names]
     lines.append(f"| {' | '.join([kind, *cells])} |")
+  lines += [line for text in result["warnings"] for line in ("", f"{text}.")]
   ladder = result["ladder"]
   if ladder:
     lines += ["", f"From good to bad: {'; '.join(ladder['names'])}.", ""]

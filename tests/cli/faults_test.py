@@ -75,8 +75,11 @@ def test_numbers_verdicts_and_what_was_left_out(
     "slower",
     "shuffled",
   }
+  # 4 windows of each of 8 clips, in 12 dimensions.
+  assert any("in 12 dimensions" in one for one in result["warnings"])
   text = (tmp_path / "faults.md").read_text()
   assert "| noise alone |" in text and "| shuffled |" in text
+  assert all(f"\n{one}.\n" in text for one in result["warnings"])
   assert text.strip() in capsys.readouterr().out
 
 
